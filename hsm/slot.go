@@ -1,0 +1,134 @@
+package hsm
+
+import (
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+)
+
+// Info describes a token, from C_GetTokenInfo and C_GetInfo (PKCS#11 2.40
+// sections 5.4 and 5.5).
+type Info struct {
+	Label        string
+	Serial       string
+	Manufacturer string
+	Model        string
+	Hardware     string // version, "2.6"
+	Firmware     string // version
+	Library      string // description and version of the PKCS#11 library
+	Simulator    bool   // a token in software: fit for trials, protects nothing
+	Sessions     int    // pinned sessions; 0 if the token is not open
+}
+
+// slot is a token as seen before login.
+type slot struct {
+	id          uint
+	info        Info
+	flags       uint // CKF_* of CK_TOKEN_INFO
+	maxSessions uint
+}
+
+// slots lists the initialised tokens of the module.
+func (m module) slots() ([]slot, error) {
+	library, err := m.GetInfo()
+	if err != nil {
+		return nil, failed("C_GetInfo", err)
+	}
+	ids, err := m.GetSlotList(true)
+	if err != nil {
+		return nil, failed("C_GetSlotList", err)
+	}
+	var list []slot
+	for _, id := range ids {
+		t, err := m.GetTokenInfo(id)
+		if err != nil {
+			return nil, fmt.Errorf("slot %d: %w", id, failed("C_GetTokenInfo", err))
+		}
+		if t.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
+			continue
+		}
+		list = append(list, slot{
+			id: id, flags: t.Flags, maxSessions: t.MaxSessionCount,
+			info: Info{
+				Label:        t.Label,
+				Serial:       t.SerialNumber,
+				Manufacturer: t.ManufacturerID,
+				Model:        t.Model,
+				Hardware:     fmt.Sprintf("%d.%d", t.HardwareVersion.Major, t.HardwareVersion.Minor),
+				Firmware:     fmt.Sprintf("%d.%d", t.FirmwareVersion.Major, t.FirmwareVersion.Minor),
+				Library:      fmt.Sprintf("%s %d.%d", library.LibraryDescription, library.LibraryVersion.Major, library.LibraryVersion.Minor),
+				Simulator:    t.ManufacturerID == "SoftHSM project",
+			},
+		})
+	}
+	return list, nil
+}
+
+// slot returns the one token that the URI names, or a [*TokenError].
+func (m module) slot(uri URI) (slot, error) {
+	list, err := m.slots()
+	if err != nil {
+		return slot{}, err
+	}
+	var match []slot
+	e := &TokenError{URI: uri}
+	for _, s := range list {
+		e.Seen = append(e.Seen, s.info)
+		if uri.matches(s) {
+			match = append(match, s)
+		}
+	}
+	if e.Matches = len(match); e.Matches != 1 {
+		return slot{}, e
+	}
+	return match[0], nil
+}
+
+// matches reports whether the URI names the token (RFC 7512 section 2.3: an
+// attribute that is absent matches).
+func (u URI) matches(s slot) bool {
+	same := func(want, have string) bool { return want == "" || want == have }
+	return same(u.Token, s.info.Label) && same(u.Serial, s.info.Serial) &&
+		same(u.Manufacturer, s.info.Manufacturer) && same(u.Model, s.info.Model) &&
+		(u.SlotID == nil || *u.SlotID == s.id)
+}
+
+// loginRequired reports whether the token has a PIN at all. Cloud key stores
+// that know the caller by other means have none.
+func (s slot) loginRequired() bool { return s.flags&pkcs11.CKF_LOGIN_REQUIRED != 0 }
+
+// mayLogin refuses a login that could be one of the last tries. Whoever
+// restarts in a loop with a wrong PIN must not lock the token.
+func (s slot) mayLogin() error {
+	if s.flags&pkcs11.CKF_USER_PIN_INITIALIZED == 0 {
+		return &PINError{Token: s.info.Label, Name: "CKF_USER_PIN_INITIALIZED"}
+	}
+	for _, f := range []struct {
+		flag uint
+		name string
+	}{
+		{pkcs11.CKF_USER_PIN_LOCKED, "CKF_USER_PIN_LOCKED"},
+		{pkcs11.CKF_USER_PIN_FINAL_TRY, "CKF_USER_PIN_FINAL_TRY"},
+		{pkcs11.CKF_USER_PIN_COUNT_LOW, "CKF_USER_PIN_COUNT_LOW"},
+	} {
+		if s.flags&f.flag != 0 {
+			return &PINError{Token: s.info.Label, Name: f.name}
+		}
+	}
+	return nil
+}
+
+// loginFailed types the outcome of C_Login.
+func (s slot) loginFailed(err error) error {
+	err = failed("C_Login", err)
+	e, ok := err.(*Error)
+	if !ok {
+		return err
+	}
+	switch e.Code {
+	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
+		pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_USER_PIN_NOT_INITIALIZED:
+		return &PINError{Token: s.info.Label, Name: e.Name}
+	}
+	return err
+}

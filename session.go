@@ -1,0 +1,154 @@
+package chancery
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// A SessionTBS is the to-be-signed part of a session certificate: an
+// ephemeral TLS key, certified by N:SK. All but the key, the serial number
+// and the validity is copied from N:C or fixed, so a node can say nothing
+// else with it (docs/protocol.md section 7).
+type SessionTBS struct {
+	raw []byte
+}
+
+// message returns the DER TBSCertificate as RFC 5280 signs it. It begins with
+// 0x30, which no labelled body does.
+func (s SessionTBS) message(FleetID, Suite) []byte { return s.raw }
+
+// Limits on session certificates (section 7).
+const (
+	DefaultSessionLife = time.Hour
+	MaxSessionLife     = 24 * time.Hour
+)
+
+// ErrSession means that a session certificate is not what N:SK may sign for
+// its N:C, or that N:SK did not sign it.
+var ErrSession = errors.New("session certificate is not acceptable")
+
+// NewSession prepares the certificate of a session key under nc. The validity
+// must lie within that of nc and span at most [MaxSessionLife]. serial is 16
+// random bytes; the highest bit is cleared.
+func NewSession(nc *Certificate, sessionKey PublicKey, serial [16]byte, notBefore, notAfter time.Time) (SessionTBS, error) {
+	serial[0] &= 0x7f
+	serial[0] |= 0x40 // 16 bytes long whatever was drawn
+	if err := checkSessionValidity(nc, notBefore, notAfter); err != nil {
+		return SessionTBS{}, err
+	}
+	return SessionTBS{sessionTBS(nc, serial, notBefore, notAfter, sessionKey)}, nil
+}
+
+func checkSessionValidity(nc *Certificate, notBefore, notAfter time.Time) error {
+	life := notAfter.Sub(notBefore)
+	if life <= 0 || life > MaxSessionLife {
+		return fmt.Errorf("%w: it lives %s, at most %s", ErrSession, life, MaxSessionLife)
+	}
+	if notBefore.Before(nc.NotBefore) || notAfter.After(nc.NotAfter) {
+		return fmt.Errorf("%w: %s to %s is not within its N:C, %s to %s", ErrSession, notBefore, notAfter, nc.NotBefore, nc.NotAfter)
+	}
+	return nil
+}
+
+// Certificate puts the session certificate together from the TBS and N:SK's
+// signature over it.
+func (s SessionTBS) Certificate(suite Suite, sig Signature) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(s.raw)
+		b.AddBytes(suite.algorithmIdentifier())
+		b.AddASN1BitString(sig.ASN1())
+	})
+	return b.BytesOrPanic()
+}
+
+// sessionTBS writes what [NewSession] signs and the verifier rebuilds.
+func sessionTBS(nc *Certificate, serial [16]byte, notBefore, notAfter time.Time, key PublicKey) []byte {
+	subject := commonName(nc.Name)
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.Tag(0).Constructed().ContextSpecific(), func(b *cryptobyte.Builder) { b.AddASN1Uint64(2) })
+		b.AddASN1(cbasn1.INTEGER, func(b *cryptobyte.Builder) { b.AddBytes(serial[:]) })
+		b.AddBytes(nc.NodeKey.Suite().algorithmIdentifier())
+		b.AddBytes(subject)
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			addTime(b, notBefore)
+			addTime(b, notAfter)
+		})
+		b.AddBytes(subject)
+		b.AddBytes([]byte(key.spki))
+		b.AddASN1(cbasn1.Tag(3).Constructed().ContextSpecific(), func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				addUsageExtensions(b)
+				addExtension(b, oidSubjectAltName, false, nc.subjectAltName())
+			})
+		})
+	})
+	return b.BytesOrPanic()
+}
+
+// addTime writes a Time as RFC 5280 section 4.1.2.5 chooses its form.
+func addTime(b *cryptobyte.Builder, t time.Time) {
+	if t = t.UTC(); t.Year() < 2050 {
+		b.AddASN1UTCTime(t)
+	} else {
+		b.AddASN1GeneralizedTime(t)
+	}
+}
+
+// algorithmIdentifier is the DER AlgorithmIdentifier of ecdsa-with-SHA256 or
+// ecdsa-with-SHA384 (RFC 5758 section 3.2).
+func (s Suite) algorithmIdentifier() []byte {
+	last := byte(2)
+	if s == P384 {
+		last = 3
+	}
+	return []byte{0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, last}
+}
+
+// maxSession is far above the 700 bytes that a session certificate has.
+const maxSession = 4 << 10
+
+// verifySession checks that der is a session certificate under nc at the time
+// now, and returns when it ends. N:C itself has been verified before.
+func verifySession(der []byte, nc *Certificate, now time.Time) (notAfter time.Time, err error) {
+	if len(der) > maxSession {
+		return time.Time{}, fmt.Errorf("%w: %d bytes, at most %d", ErrSession, len(der), maxSession)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %v", ErrSession, err)
+	}
+	key, err := ParsePublicKey(c.RawSubjectPublicKeyInfo)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %w", ErrSession, err)
+	}
+	serial := c.SerialNumber.Bytes()
+	if len(serial) != 16 {
+		return time.Time{}, fmt.Errorf("%w: its serial number has %d bytes, want 16", ErrSession, len(serial))
+	}
+	tbs := SessionTBS{sessionTBS(nc, [16]byte(serial), c.NotBefore, c.NotAfter, key)}
+	sig, err := NewSignatureASN1(nc.NodeKey.Suite(), c.Signature)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %w", ErrSession, err)
+	}
+	if !bytes.Equal(tbs.Certificate(nc.NodeKey.Suite(), sig), der) {
+		return time.Time{}, fmt.Errorf("%w: it says something else than its N:C and the fixed fields, or has high s", ErrSession)
+	}
+	if err := checkSessionValidity(nc, c.NotBefore, c.NotAfter); err != nil {
+		return time.Time{}, err
+	}
+	if now.Before(c.NotBefore.Add(-clockTolerance)) || now.After(c.NotAfter) {
+		return time.Time{}, fmt.Errorf("%w: good from %s to %s, the clock says %s", ErrSession, c.NotBefore, c.NotAfter, utc(now))
+	}
+	if err := nc.NodeKey.Verify(FleetID{}, tbs, sig); err != nil {
+		return time.Time{}, fmt.Errorf("%w: %w", ErrSession, err)
+	}
+	return c.NotAfter, nil
+}

@@ -1,0 +1,207 @@
+package swtpm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Process is a running TPM. Its methods may be called from any goroutine.
+type Process struct {
+	state  string // directory of the TPM's NV
+	home   string // short temporary directory of the socket
+	binary string
+
+	mu    sync.Mutex // held for a whole power operation
+	child *child     // nil while the power is off
+}
+
+// child is one life of the swtpm program.
+type child struct {
+	cmd    *exec.Cmd
+	stderr *bytes.Buffer // to be read after done only
+	done   chan struct{} // closed when the program has ended and was reaped
+	err    error         // its end; to be read after done only
+}
+
+const (
+	startTime = 10 * time.Second       // for the socket to accept
+	stopTime  = 3 * time.Second        // between SIGTERM and SIGKILL
+	askTime   = 500 * time.Millisecond // for TPM2_Shutdown to be answered
+)
+
+// Start powers on the TPM whose state is in dir, a directory that
+// [Manufacture] made. The TPM runs as a child of this process and is killed
+// by the kernel when this process ends, however it ends.
+func Start(dir string) (*Process, error) {
+	binary, err := find("swtpm")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	home, err := shortDir()
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{state: dir, home: home, binary: binary}
+	if err := p.Restart(); err != nil {
+		os.RemoveAll(home)
+		return nil, err
+	}
+	return p, nil
+}
+
+// shortDir makes a directory whose socket's path fits into sockaddr_un (108
+// bytes on Linux), whatever TMPDIR is.
+func shortDir() (string, error) {
+	base := os.TempDir()
+	if len(base) > 60 {
+		base = "/tmp"
+	}
+	return os.MkdirTemp(base, "swtpm-")
+}
+
+func (p *Process) socket() string { return filepath.Join(p.home, "s") }
+
+// Device returns the name under which package tpm opens this TPM. It stays
+// the same over restarts.
+func (p *Process) Device() string { return "swtpm:" + p.socket() }
+
+// Restart is a power cycle: an orderly stop, unless the power is off, and a
+// start. NV is kept; PCRs, sessions and loaded objects are not. Close the
+// connection to the TPM first: a connected client keeps the TPM from being
+// told that it is about to lose power.
+func (p *Process) Restart() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.off(true); err != nil {
+		return err
+	}
+	c, err := p.launch()
+	if err != nil {
+		return err
+	}
+	if err := p.await(c); err != nil {
+		c.cmd.Process.Kill()
+		<-c.done
+		return fmt.Errorf("%w\n%s", err, c.stderr.Bytes())
+	}
+	p.child = c
+	return nil
+}
+
+// Stop powers the TPM off in good order and removes its socket. A stopped
+// Process stays stopped.
+func (p *Process) Stop() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return errors.Join(p.off(true), os.RemoveAll(p.home))
+}
+
+// Kill pulls the plug (SIGKILL). [Process.Restart] powers the TPM on again.
+func (p *Process) Kill() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.off(false)
+}
+
+// launch starts the program. The goroutine that starts it stays on its
+// thread until the program has ended, because the parent death signal is sent
+// when the starting thread ends, not the process.
+func (p *Process) launch() (*child, error) {
+	if err := os.Remove(p.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	c := &child{stderr: new(bytes.Buffer), done: make(chan struct{})}
+	c.cmd = exec.Command(p.binary, "socket", "--tpm2",
+		"--server", "type=unixio,path="+p.socket(),
+		"--tpmstate", "dir="+p.state,
+		"--flags", "not-need-init,startup-clear")
+	c.cmd.Stderr = c.stderr
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.cmd.Start()
+		started <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+			close(c.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// await returns when the TPM accepts connections.
+func (p *Process) await(c *child) error {
+	deadline := time.Now().Add(startTime)
+	for {
+		conn, err := net.Dial("unix", p.socket())
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-c.done:
+			return fmt.Errorf("swtpm: ended at once: %v", c.err)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("swtpm: does not accept after %v: %w", startTime, err)
+		}
+	}
+}
+
+// off ends the program if it runs. The caller holds mu.
+func (p *Process) off(orderly bool) error {
+	c := p.child
+	p.child = nil
+	if c == nil {
+		return nil
+	}
+	if orderly {
+		p.shutdown()
+		c.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-c.done:
+			return nil
+		case <-time.After(stopTime):
+		}
+	}
+	err := c.cmd.Process.Kill()
+	<-c.done
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
+// shutdown sends TPM2_Shutdown(TPM_SU_CLEAR) (TPM 2.0 Part 3, section 9.4).
+// Without it a chip that used a key under dictionary attack protection counts
+// the loss of power as a failed attempt. It is a kindness: when another
+// client holds the connection the power goes off without it.
+func (p *Process) shutdown() {
+	conn, err := net.DialTimeout("unix", p.socket(), askTime)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(askTime))
+	command := []byte{0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0}
+	if _, err := conn.Write(command); err == nil {
+		conn.Read(make([]byte, 10))
+	}
+}

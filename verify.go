@@ -1,0 +1,352 @@
+package chancery
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/chancery-pki/chancery/merkle"
+)
+
+// A Check is one of the steps in which a peer is judged, in their order.
+type Check string
+
+const (
+	CheckParse   Check = "parse"   // the certificates, within limits
+	CheckCRL     Check = "crl"     // the diagrams' first check: is N:C revoked?
+	CheckNS      Check = "n-s"     // N:S under N:PK
+	CheckNC      Check = "n-c"     // Hash(N:S) and N:C under CA:PK
+	CheckSession Check = "session" // the session certificate under N:PK
+	CheckName    Check = "name"    // the one that was wanted?
+	CheckSelf    Check = "self"    // not this node itself
+	CheckPolicy  Check = "policy"  // roles and assurance
+	CheckChannel Check = "channel" // the TLS connection itself
+)
+
+// A RefusedError says why a peer was refused. Reason is one of the package's
+// Err values, wrapped.
+type RefusedError struct {
+	Check  Check
+	Peer   string // the name in its certificate, as far as it parsed; not authenticated
+	Reason error
+}
+
+func (e *RefusedError) Error() string {
+	if e.Peer == "" {
+		return fmt.Sprintf("peer refused by the %s check: %v", e.Check, e.Reason)
+	}
+	return fmt.Sprintf("%s refused by the %s check: %v", e.Peer, e.Check, e.Reason)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Reason }
+
+// Errors of the verifier besides those of the artefacts.
+var (
+	ErrNoNC        = errors.New("peer did not present a node certificate")
+	ErrUnknownCA   = errors.New("certificate is not from a CA key of the pointer record")
+	ErrCARevoked   = errors.New("certificate's CA key is revoked")
+	ErrCASignature = errors.New("subtree is not signed by CA:SK")
+	ErrNotValidNow = errors.New("certificate is not valid now")
+	ErrLife        = errors.New("certificate lives longer than the pointer record allows")
+	ErrWrongPeer   = errors.New("another node answered than the wanted one")
+	ErrSelf        = errors.New("peer presents this node's own certificate")
+	ErrRole        = errors.New("certificate lacks a required role")
+	ErrAssurance   = errors.New("certificate's assurance is below the required level")
+	ErrSimulator   = errors.New("peer's chip is a simulator")
+	ErrResumed     = errors.New("TLS session was resumed; the checks cannot be skipped")
+	ErrNotTLS13    = errors.New("connection is not TLS 1.3")
+	ErrProtocol    = errors.New("peer does not speak the protocol (ALPN)")
+	errTooMany     = errors.New("peer presented too many certificates")
+)
+
+// clockTolerance is how much two nodes' clocks may differ.
+const clockTolerance = 5 * time.Minute
+
+// A Policy is what a node asks of its peers beyond being who they say.
+// The zero value asks nothing.
+type Policy struct {
+	Roles           []string // all of these
+	MinAssurance    AssuranceLevel
+	RefuseSimulator bool
+	// Grace is how long past the CRL's nextUpdate peers are still accepted
+	// that Known says were good before. Zero: not at all.
+	Grace time.Duration
+	Known func(NodeID) bool
+}
+
+// A Peer is a node that passed every check.
+type Peer struct {
+	Name        string
+	NodeID      NodeID
+	Certificate *Certificate
+	// Until is when the session must end for lack of a certificate: the
+	// notAfter of N:C. Revocation may end it earlier, see [Verifier.Recheck].
+	Until time.Time
+}
+
+// A Verifier judges peers by a pointer record and a CRL, both of which may be
+// replaced while it is in use. It needs nobody else: no coordinator, no
+// network, no clock but the one it is given. Its methods may be called
+// concurrently.
+type Verifier struct {
+	fleet FleetID
+
+	// mu guards trust and subtrees; it is never held while a signature is
+	// verified.
+	mu       sync.RWMutex
+	trust    Trust
+	subtrees map[subtreeKey]bool
+}
+
+// A Trust is what a node holds of its fleet at one moment. Both values are
+// verified already.
+type Trust struct {
+	Pointer *Pointer
+	CRL     *CRL // nil until the first one came
+}
+
+// A subtreeKey names a subtree signature that was verified: by whom, over
+// what. The log is part of it, so that a serial rewritten to another log
+// never meets it.
+type subtreeKey struct {
+	ca      merkle.TrustAnchorID
+	log     uint16
+	subtree merkle.Subtree
+	root    merkle.Hash
+	signer  [32]byte // fingerprint of CA:PK
+}
+
+// maxSubtrees bounds the cache. A batch is one entry, whatever its size.
+const maxSubtrees = 4096
+
+// NewVerifier returns a verifier for the fleet of the trust's pointer record.
+func NewVerifier(t Trust) *Verifier {
+	return &Verifier{fleet: t.Pointer.FleetID(), trust: t, subtrees: map[subtreeKey]bool{}}
+}
+
+// Fleet returns the fleet that the verifier judges for.
+func (v *Verifier) Fleet() FleetID { return v.fleet }
+
+// Trust returns what the verifier holds at present.
+func (v *Verifier) Trust() Trust {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.trust
+}
+
+// UpdatePointer takes a newer pointer record, see [AcceptPointer].
+func (v *Verifier) UpdatePointer(p *Pointer, now time.Time) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := AcceptPointer(v.fleet, v.trust.Pointer, p, now); err != nil {
+		return err
+	}
+	v.trust.Pointer = p
+	return nil
+}
+
+// UpdateCRL takes a newer full list or delta, see [UpdateCRL].
+func (v *Verifier) UpdateCRL(b []byte, now time.Time) (*CRL, error) {
+	for {
+		t := v.Trust()
+		c, err := UpdateCRL(t.Pointer, t.CRL, b, now)
+		if err != nil {
+			return nil, err
+		}
+		v.mu.Lock()
+		if v.trust.CRL == t.CRL && v.trust.Pointer == t.Pointer {
+			v.trust.CRL = c
+			v.mu.Unlock()
+			return c, nil
+		}
+		v.mu.Unlock() // somebody else was faster: judge b again by what is held now
+	}
+}
+
+// Verify judges a peer by the certificates of its TLS message: a session
+// certificate and N:C, or N:C alone where N:SK itself is the TLS key. The
+// caller's TLS stack proves that the peer holds the key of the first one.
+// want is the name that was dialled, or empty; self is this node, or zero.
+// Every refusal is a *[RefusedError].
+func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Policy, now time.Time) (*Peer, error) {
+	t := v.Trust()
+	refuse := func(check Check, peer *Certificate, reason error) (*Peer, error) {
+		e := &RefusedError{Check: check, Reason: reason}
+		if peer != nil {
+			e.Peer = peer.Name
+		}
+		return nil, e
+	}
+	if t.CRL != nil && now.Before(t.CRL.head.ThisUpdate) {
+		now = t.CRL.head.ThisUpdate // a signed list knows better than a clock set back
+	}
+	switch {
+	case len(certs) == 0:
+		return refuse(CheckParse, nil, ErrNoNC)
+	case len(certs) > 2:
+		return refuse(CheckParse, nil, errTooMany)
+	}
+	nc, err := ParseCertificate(certs[len(certs)-1])
+	if err != nil {
+		return refuse(CheckParse, nil, err)
+	}
+	id := nc.NodeID(v.fleet)
+	if err := v.checkCRL(t, nc, id, policy, now); err != nil {
+		return refuse(CheckCRL, nc, err)
+	}
+	if err := nc.ns(v.fleet).Verify(v.fleet); err != nil {
+		return refuse(CheckNS, nc, err)
+	}
+	if err := v.checkNC(t, nc, now); err != nil {
+		return refuse(CheckNC, nc, err)
+	}
+	if len(certs) == 2 {
+		if _, err := verifySession(certs[0], nc, now); err != nil {
+			return refuse(CheckSession, nc, err)
+		}
+	}
+	if want != "" && nc.Name != want {
+		return refuse(CheckName, nc, fmt.Errorf("%w: wanted %s", ErrWrongPeer, want))
+	}
+	if id == self {
+		return refuse(CheckSelf, nc, ErrSelf)
+	}
+	if err := policy.check(nc); err != nil {
+		return refuse(CheckPolicy, nc, err)
+	}
+	return &Peer{Name: nc.Name, NodeID: id, Certificate: nc, Until: nc.NotAfter}, nil
+}
+
+// Recheck looks a peer's serial up once more: after its session was
+// registered (a revocation may have slipped in between), and whenever a newer
+// list came.
+func (v *Verifier) Recheck(p *Peer, policy Policy, now time.Time) error {
+	if err := v.checkCRL(v.Trust(), p.Certificate, p.NodeID, policy, now); err != nil {
+		return &RefusedError{Check: CheckCRL, Peer: p.Name, Reason: err}
+	}
+	if now.After(p.Until) {
+		return &RefusedError{Check: CheckNC, Peer: p.Name, Reason: fmt.Errorf("%w: it ended %s", ErrNotValidNow, p.Until)}
+	}
+	return nil
+}
+
+// checkCRL is the first check: no signature is verified for a peer that is
+// revoked. A log that the pointer record does not list is refused before any
+// lookup.
+func (v *Verifier) checkCRL(t Trust, nc *Certificate, id NodeID, policy Policy, now time.Time) error {
+	if err := knownLog(t.Pointer, nc); err != nil {
+		return err
+	}
+	if t.CRL == nil {
+		return ErrCRLMissing
+	}
+	if err := t.CRL.Check(nc.CA, nc.Serial, nc.NotBefore, now); err != nil {
+		return err
+	}
+	err := t.CRL.Fresh(now)
+	if err != nil && policy.Grace > 0 && !now.After(t.CRL.head.NextUpdate.Add(policy.Grace)) && policy.Known != nil && policy.Known(id) {
+		return nil
+	}
+	return err
+}
+
+func knownLog(p *Pointer, nc *Certificate) error {
+	ca := p.CA(nc.CA)
+	switch {
+	case ca == nil:
+		return fmt.Errorf("%w: CA id %s", ErrUnknownCA, nc.CA)
+	case !slices.Contains(ca.Logs, nc.Serial.Log()):
+		return fmt.Errorf("%w: CA id %s, log %d", ErrUnknownLog, nc.CA, nc.Serial.Log())
+	}
+	return nil
+}
+
+// checkNC hashes N:S (as part of its log entry) up to the subtree and
+// verifies that CA:SK signed the subtree; then the rest of what N:C says.
+func (v *Verifier) checkNC(t Trust, nc *Certificate, now time.Time) error {
+	p := t.Pointer
+	ca := p.CA(nc.CA)
+	switch {
+	case ca.State == CAKeyRevoked:
+		return fmt.Errorf("%w: %s", ErrCARevoked, ca.Key)
+	case ca.State == CAKeyNext:
+		return fmt.Errorf("%w: CA id %s is announced, not in use", ErrUnknownCA, nc.CA)
+	case ca.Key.Suite() < p.MinSuite || nc.NodeKey.Suite() < p.MinSuite:
+		return ErrSuiteFloor
+	case nc.TrustDomain != p.TrustDomain:
+		return fmt.Errorf("%w: trust domain %q, want %q", ErrNotNC, nc.TrustDomain, p.TrustDomain)
+	case nc.NotAfter.Sub(nc.NotBefore) > p.MaxLife:
+		return fmt.Errorf("%w: %s, at most %s", ErrLife, nc.NotAfter.Sub(nc.NotBefore), p.MaxLife)
+	case now.Before(nc.NotBefore.Add(-clockTolerance)) || now.After(nc.NotAfter):
+		return fmt.Errorf("%w: from %s to %s, the clock says %s", ErrNotValidNow, nc.NotBefore, nc.NotAfter, utc(now))
+	}
+	return v.checkSubtree(ca, nc)
+}
+
+// checkSubtree verifies that nc's entry is in a subtree that ca signed. For
+// the second certificate out of a batch that costs hashing only.
+func (v *Verifier) checkSubtree(ca *CAKey, nc *Certificate) error {
+	root, err := nc.mtc.SubtreeHash()
+	if err != nil {
+		return err
+	}
+	key := subtreeKey{nc.CA, nc.Serial.Log(), nc.mtc.Proof.Subtree, root, ca.Key.Fingerprint()}
+	v.mu.RLock()
+	known := v.subtrees[key]
+	v.mu.RUnlock()
+	if known {
+		return nil
+	}
+	sig, ok := nc.mtc.Proof.Signature(nc.CA)
+	if !ok {
+		return fmt.Errorf("%w: its signature is missing", ErrCASignature)
+	}
+	statement := NewSubtree(nc.CA, nc.Serial.Log(), key.subtree, root)
+	if err := ca.Key.verifyMessage(statement.message(v.fleet, ca.Key.Suite()), sig); err != nil {
+		return fmt.Errorf("%w: %w", ErrCASignature, err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.subtrees) >= maxSubtrees {
+		clear(v.subtrees)
+	}
+	v.subtrees[key] = true
+	return nil
+}
+
+func (p *Policy) check(nc *Certificate) error {
+	for _, r := range p.Roles {
+		if !nc.HasRole(r) {
+			return fmt.Errorf("%w: %q", ErrRole, r)
+		}
+	}
+	if nc.Assurance.Level < p.MinAssurance {
+		return fmt.Errorf("%w: %s, want %s", ErrAssurance, nc.Assurance.Level, p.MinAssurance)
+	}
+	if p.RefuseSimulator && nc.Assurance.Simulator {
+		return ErrSimulator
+	}
+	return nil
+}
+
+// A SubtreeStatement is the draft's CosignedMessage as CA:SK signs it: a
+// subtree of one of its logs, timestamp zero.
+type SubtreeStatement struct {
+	cosigned merkle.CosignedMessage
+}
+
+// NewSubtree states that the CA certifies every entry of the subtree.
+func NewSubtree(ca merkle.TrustAnchorID, log uint16, s merkle.Subtree, root merkle.Hash) SubtreeStatement {
+	return SubtreeStatement{merkle.CosignedMessage{Cosigner: ca, Log: merkle.LogID(ca, log), Subtree: s, Hash: root}}
+}
+
+// NewCheckpoint states the size and root of a whole log at a time.
+func NewCheckpoint(ca merkle.TrustAnchorID, log uint16, size uint64, root merkle.Hash, at time.Time) SubtreeStatement {
+	s := NewSubtree(ca, log, merkle.Subtree{End: size}, root)
+	s.cosigned.Timestamp = uint64(at.Unix())
+	return s
+}
+
+func (s SubtreeStatement) message(FleetID, Suite) []byte { return s.cosigned.Marshal() }
