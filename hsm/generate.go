@@ -237,11 +237,7 @@ func ceremony(uri URI, f func(*crypto11.Context, slot, []publicObject) error) er
 	}
 	c, err := crypto11.Configure(config)
 	if err != nil {
-		var code pkcs11.Error
-		if errors.As(unwound(err), &code) {
-			return s.loginFailed(code)
-		}
-		return fmt.Errorf("open token %q: %w", s.info.Label, err)
+		return s.loginFailed(cause("crypto11.Configure", err)) // which of its calls it was, it tells in prose
 	}
 	err = f(c, s, publics)
 	if closeErr := c.Close(); err == nil {

@@ -118,9 +118,8 @@ func (s slot) mayLogin() error {
 	return nil
 }
 
-// loginFailed types the outcome of C_Login.
+// loginFailed turns the codes that blame the PIN into a [*PINError].
 func (s slot) loginFailed(err error) error {
-	err = failed("C_Login", err)
 	e, ok := err.(*Error)
 	if !ok {
 		return err

@@ -112,7 +112,7 @@ func (m module) login(h pkcs11.SessionHandle, s slot, uri URI) error {
 	}
 	defer clear(pin)
 	if err := m.Login(h, pkcs11.CKU_USER, asString(pin)); err != nil {
-		return s.loginFailed(err)
+		return s.loginFailed(failed("C_Login", err))
 	}
 	return nil
 }

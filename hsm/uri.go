@@ -227,6 +227,8 @@ func (u URI) String() string {
 		value := a.get(u)
 		switch {
 		case value == "":
+		case a.name == "pin-source" && checkPINSource(value) != "":
+			// Not a path, so perhaps a PIN that a caller put here.
 		case a.query:
 			query = append(query, a.name+"="+escape(value, "/:"))
 		default:
