@@ -301,7 +301,7 @@ func ParseCertificate(der []byte) (*Certificate, error) {
 	// order, criticality, doubled and unknown extensions, and the subject.
 	f, err := c.Fields(c.CA)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrNotNC, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotNC, err)
 	}
 	if !bytes.Equal(f.Extensions, m.RawExtensions) || !bytes.Equal(f.Subject, m.RawSubject) {
 		return nil, fmt.Errorf("%w: its fields are not in the one form", ErrNotNC)

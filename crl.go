@@ -318,7 +318,13 @@ func NextCRL(previous *CRL, sets []RevokedSet, thisUpdate, nextUpdate time.Time)
 		return nil, fmt.Errorf("CRL: nextUpdate %s must be after thisUpdate %s", head.NextUpdate, head.ThisUpdate)
 	}
 	c := &CRL{head: head, logs: make(map[logRef]*indexMap, len(sets))}
+	if previous != nil && head.ThisUpdate.Before(previous.head.ThisUpdate) {
+		return nil, fmt.Errorf("CRL: thisUpdate %s must not be before that of number %d, %s", head.ThisUpdate, previous.head.Number, previous.head.ThisUpdate)
+	}
 	for i, s := range sets {
+		if s.Log == 0 || s.First > s.Size || s.Size > maxLogSize || s.Size-s.First > maxCRLSpan {
+			return nil, fmt.Errorf("CRL: internal error: log %d with indexes [%d, %d)", s.Log, s.First, s.Size)
+		}
 		if i > 0 && !(logRef{sets[i-1].CA, sets[i-1].Log}).before(logRef{s.CA, s.Log}) {
 			return nil, fmt.Errorf("CRL: internal error: logs out of order")
 		}

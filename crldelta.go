@@ -42,6 +42,9 @@ func (c *CRL) changeSince(base *CRL) ([]byte, error) {
 				added = append(added, v-now.first)
 			}
 		}
+		if kept := before.resized(now.first, now.size).count(); kept+uint64(len(added)) != now.count() {
+			return nil, fmt.Errorf("CRL: %s, log %d: an index is no longer revoked", l.CA, l.Log)
+		}
 		dst = appendIndexSet(dst, now.size-now.first, added)
 	}
 	return dst, nil

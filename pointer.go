@@ -240,8 +240,14 @@ func (p *Pointer) check() error {
 	if p.MaxLife <= 0 {
 		return fmt.Errorf("pointer record: %w: longest certificate life %s", ErrMalformed, p.MaxLife)
 	}
+	if p.Approval.IsZero() {
+		return fmt.Errorf("pointer record: %w: no approval key", ErrMalformed)
+	}
+	if p.MinSuite != P256 && p.MinSuite != P384 {
+		return fmt.Errorf("pointer record: %w: floor is the unknown %s", ErrMalformed, p.MinSuite)
+	}
 	for _, k := range p.Keys {
-		if k.Logs[0] == 0 || !slices.IsSorted(k.Logs) || len(slices.Compact(slices.Clone(k.Logs))) != len(k.Logs) {
+		if len(k.Logs) == 0 || k.Logs[0] == 0 || !slices.IsSorted(k.Logs) || len(slices.Compact(slices.Clone(k.Logs))) != len(k.Logs) {
 			return fmt.Errorf("pointer record: %w: log numbers %v, want ascending from 1", ErrMalformed, k.Logs)
 		}
 	}
@@ -300,9 +306,15 @@ func (p *Pointer) verifyKeys() error {
 			return fmt.Errorf("%w: CA id %s is listed twice", ErrPointerKeys, k.ID)
 		}
 		seen[k.ID] = true
+		if k.Key.Equal(p.Approval) || k.Key.Equal(p.X509Issuer) {
+			return fmt.Errorf("%w: key %s is also the approval key or the X.509 issuer", ErrPointerKeys, k.Key)
+		}
 		if err := k.Key.Verify(fleet, CASelf{k.Key, k.Created}, k.CAS); err != nil {
 			return fmt.Errorf("CA:S of %s: %w", k.Key, err)
 		}
+	}
+	if p.Approval.Equal(p.X509Issuer) {
+		return fmt.Errorf("%w: the approval key is also the X.509 issuer", ErrPointerKeys)
 	}
 	if len(p.Keys) == 0 || p.Keys[0].State != CAKeyCurrent {
 		return fmt.Errorf("%w: the first key is not the current one", ErrPointerKeys)
@@ -319,30 +331,42 @@ func AcceptPointer(pin FleetID, stored, received *Pointer, now time.Time) error 
 	if err := received.Verify(pin); err != nil {
 		return err
 	}
+	if stored != nil {
+		if err := received.follows(stored); err != nil {
+			return err
+		}
+	}
 	if received.Issued.After(now.Add(maxSkew)) {
 		return fmt.Errorf("%w: issued %s, the clock says %s", ErrPointerFuture, received.Issued, utc(now))
 	}
 	if now.After(received.Expires) {
 		return fmt.Errorf("%w: at %s", ErrPointerExpired, received.Expires)
 	}
-	if stored == nil {
-		return nil
-	}
+	return nil
+}
+
+// follows decides whether p may replace stored. Both are verified.
+func (p *Pointer) follows(stored *Pointer) error {
 	switch {
-	case received.Seq < stored.Seq:
-		return fmt.Errorf("%w: number %d, holding %d", ErrPointerRollback, received.Seq, stored.Seq)
-	case received.Seq == stored.Seq && received.Hash() != stored.Hash():
-		return fmt.Errorf("%w: number %d", ErrPointerFork, received.Seq)
-	case received.Seq == stored.Seq+1 && received.Previous != stored.Hash():
-		return fmt.Errorf("%w: number %d does not follow the %d held", ErrPointerFork, received.Seq, stored.Seq)
-	case len(received.Rollovers) < len(stored.Rollovers) || !slices.EqualFunc(stored.Rollovers, received.Rollovers[:len(stored.Rollovers)], Rollover.equal):
+	case p.Seq < stored.Seq:
+		return fmt.Errorf("%w: number %d, holding %d", ErrPointerRollback, p.Seq, stored.Seq)
+	case p.Seq == stored.Seq && p.Hash() != stored.Hash():
+		return fmt.Errorf("%w: number %d", ErrPointerFork, p.Seq)
+	case p.Seq == stored.Seq+1 && p.Previous != stored.Hash():
+		return fmt.Errorf("%w: number %d does not follow the %d held", ErrPointerFork, p.Seq, stored.Seq)
+	case len(p.Rollovers) < len(stored.Rollovers) || !slices.EqualFunc(stored.Rollovers, p.Rollovers[:len(stored.Rollovers)], Rollover.equal):
 		return fmt.Errorf("%w: rollovers that were accepted are gone", ErrPointerFork)
-	case received.MinCRL < stored.MinCRL:
-		return fmt.Errorf("%w: CRL number %d after %d", ErrPointerFloor, received.MinCRL, stored.MinCRL)
-	case received.MinSuite < stored.MinSuite:
-		return fmt.Errorf("%w: %s after %s", ErrPointerFloor, received.MinSuite, stored.MinSuite)
-	case received.TrustDomain != stored.TrustDomain:
-		return fmt.Errorf("%w: trust domain %q after %q", ErrPointerFloor, received.TrustDomain, stored.TrustDomain)
+	case p.MinCRL < stored.MinCRL:
+		return fmt.Errorf("%w: CRL number %d after %d", ErrPointerFloor, p.MinCRL, stored.MinCRL)
+	case p.MinSuite < stored.MinSuite:
+		return fmt.Errorf("%w: %s after %s", ErrPointerFloor, p.MinSuite, stored.MinSuite)
+	case p.TrustDomain != stored.TrustDomain:
+		return fmt.Errorf("%w: trust domain %q after %q", ErrPointerFloor, p.TrustDomain, stored.TrustDomain)
+	}
+	for _, k := range stored.Keys {
+		if now := p.CA(k.ID); k.State == CAKeyRevoked && now != nil && now.State != CAKeyRevoked {
+			return fmt.Errorf("%w: revoked CA id %s is listed as %s", ErrPointerFloor, k.ID, now.State)
+		}
 	}
 	return nil
 }

@@ -39,6 +39,7 @@ var ErrSession = errors.New("session certificate is not acceptable")
 func NewSession(nc *Certificate, sessionKey PublicKey, serial [16]byte, notBefore, notAfter time.Time) (SessionTBS, error) {
 	serial[0] &= 0x7f
 	serial[0] |= 0x40 // 16 bytes long whatever was drawn
+	notBefore, notAfter = utc(notBefore), utc(notAfter)
 	if err := checkSessionValidity(nc, notBefore, notAfter); err != nil {
 		return SessionTBS{}, err
 	}
@@ -116,39 +117,39 @@ func (s Suite) algorithmIdentifier() []byte {
 const maxSession = 4 << 10
 
 // verifySession checks that der is a session certificate under nc at the time
-// now, and returns when it ends. N:C itself has been verified before.
-func verifySession(der []byte, nc *Certificate, now time.Time) (notAfter time.Time, err error) {
+// now. N:C itself has been verified before.
+func verifySession(der []byte, nc *Certificate, now time.Time) error {
 	if len(der) > maxSession {
-		return time.Time{}, fmt.Errorf("%w: %d bytes, at most %d", ErrSession, len(der), maxSession)
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrSession, len(der), maxSession)
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: %v", ErrSession, err)
+		return fmt.Errorf("%w: %v", ErrSession, err)
 	}
 	key, err := ParsePublicKey(c.RawSubjectPublicKeyInfo)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: %w", ErrSession, err)
+		return fmt.Errorf("%w: %w", ErrSession, err)
 	}
 	serial := c.SerialNumber.Bytes()
 	if len(serial) != 16 {
-		return time.Time{}, fmt.Errorf("%w: its serial number has %d bytes, want 16", ErrSession, len(serial))
+		return fmt.Errorf("%w: its serial number has %d bytes, want 16", ErrSession, len(serial))
 	}
 	tbs := SessionTBS{sessionTBS(nc, [16]byte(serial), c.NotBefore, c.NotAfter, key)}
 	sig, err := NewSignatureASN1(nc.NodeKey.Suite(), c.Signature)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: %w", ErrSession, err)
+		return fmt.Errorf("%w: %w", ErrSession, err)
 	}
 	if !bytes.Equal(tbs.Certificate(nc.NodeKey.Suite(), sig), der) {
-		return time.Time{}, fmt.Errorf("%w: it says something else than its N:C and the fixed fields, or has high s", ErrSession)
+		return fmt.Errorf("%w: it says something else than its N:C and the fixed fields, or has high s", ErrSession)
 	}
 	if err := checkSessionValidity(nc, c.NotBefore, c.NotAfter); err != nil {
-		return time.Time{}, err
+		return err
 	}
 	if now.Before(c.NotBefore.Add(-clockTolerance)) || now.After(c.NotAfter) {
-		return time.Time{}, fmt.Errorf("%w: good from %s to %s, the clock says %s", ErrSession, c.NotBefore, c.NotAfter, utc(now))
+		return fmt.Errorf("%w: good from %s to %s, the clock says %s", ErrSession, c.NotBefore, c.NotAfter, utc(now))
 	}
 	if err := nc.NodeKey.Verify(FleetID{}, tbs, sig); err != nil {
-		return time.Time{}, fmt.Errorf("%w: %w", ErrSession, err)
+		return fmt.Errorf("%w: %w", ErrSession, err)
 	}
-	return c.NotAfter, nil
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"strings"
 )
 
@@ -28,6 +29,9 @@ func (t TokenID) String() string { return fmt.Sprintf("%x", t[:]) }
 // keeps this and forgets the secret.
 type TokenKey [32]byte
 
+// Format writes no part of the key: whoever knows it can join as the token.
+func (k TokenKey) Format(f fmt.State, _ rune) { io.WriteString(f, "token key") }
+
 const tokenPrefix = "chtok1-"
 
 // NewToken makes a token for the fleet.
@@ -50,8 +54,9 @@ func (t Token) Reveal() string {
 // String names the token without its secret.
 func (t Token) String() string { return "token " + t.ID.String() }
 
-// GoString is String: %#v must not show the secret either.
-func (t Token) GoString() string { return t.String() }
+// Format writes [Token.String] whatever the verb: %#v and %d must not show the
+// secret either.
+func (t Token) Format(f fmt.State, _ rune) { io.WriteString(f, t.String()) }
 
 // ParseToken reads what [Token.Reveal] wrote. Errors do not repeat the input.
 func ParseToken(s string) (Token, error) {
@@ -90,7 +95,7 @@ func (k TokenKey) Proof(fleet FleetID, pop PoP, name string) []byte {
 	var e encoder
 	e.vec16([]byte("chancery-v1 token proof"))
 	e.vec32(pop.message(fleet, pop.NodeKey.Suite()))
-	e.vec8([]byte(name))
+	e.vec32([]byte(name)) // as it came: nobody has looked at it yet
 	mac.Write(e.BytesOrPanic())
 	return mac.Sum(nil)
 }

@@ -107,6 +107,15 @@ type Trust struct {
 	CRL     *CRL // nil until the first one came
 }
 
+// clock returns the time to judge by: a signed list knows better than a clock
+// that was set back.
+func (t Trust) clock(now time.Time) time.Time {
+	if t.CRL != nil && now.Before(t.CRL.head.ThisUpdate) {
+		return t.CRL.head.ThisUpdate
+	}
+	return now
+}
+
 // A subtreeKey names a subtree signature that was verified: by whom, over
 // what. The log is part of it, so that a serial rewritten to another log
 // never meets it.
@@ -179,9 +188,7 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 		}
 		return nil, e
 	}
-	if t.CRL != nil && now.Before(t.CRL.head.ThisUpdate) {
-		now = t.CRL.head.ThisUpdate // a signed list knows better than a clock set back
-	}
+	now = t.clock(now)
 	switch {
 	case len(certs) == 0:
 		return refuse(CheckParse, nil, ErrNoNC)
@@ -203,7 +210,7 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 		return refuse(CheckNC, nc, err)
 	}
 	if len(certs) == 2 {
-		if _, err := verifySession(certs[0], nc, now); err != nil {
+		if err := verifySession(certs[0], nc, now); err != nil {
 			return refuse(CheckSession, nc, err)
 		}
 	}
@@ -219,15 +226,18 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 	return &Peer{Name: nc.Name, NodeID: id, Certificate: nc, Until: nc.NotAfter}, nil
 }
 
-// Recheck looks a peer's serial up once more: after its session was
-// registered (a revocation may have slipped in between), and whenever a newer
-// list came.
+// Recheck judges once more, without signature work, what may have changed
+// about a peer since it passed: after its session was registered (a
+// revocation may have slipped in between), and whenever a newer CRL or pointer
+// record came. Every refusal is a *[RefusedError].
 func (v *Verifier) Recheck(p *Peer, policy Policy, now time.Time) error {
-	if err := v.checkCRL(v.Trust(), p.Certificate, p.NodeID, policy, now); err != nil {
+	t := v.Trust()
+	now = t.clock(now)
+	if err := v.checkCRL(t, p.Certificate, p.NodeID, policy, now); err != nil {
 		return &RefusedError{Check: CheckCRL, Peer: p.Name, Reason: err}
 	}
-	if now.After(p.Until) {
-		return &RefusedError{Check: CheckNC, Peer: p.Name, Reason: fmt.Errorf("%w: it ended %s", ErrNotValidNow, p.Until)}
+	if err := checkClaims(t.Pointer, p.Certificate, now); err != nil {
+		return &RefusedError{Check: CheckNC, Peer: p.Name, Reason: err}
 	}
 	return nil
 }
@@ -241,6 +251,9 @@ func (v *Verifier) checkCRL(t Trust, nc *Certificate, id NodeID, policy Policy, 
 	}
 	if t.CRL == nil {
 		return ErrCRLMissing
+	}
+	if n := t.CRL.head.Number; n < t.Pointer.MinCRL {
+		return fmt.Errorf("%w: number %d, floor %d", ErrCRLFloor, n, t.Pointer.MinCRL)
 	}
 	if err := t.CRL.Check(nc.CA, nc.Serial, nc.NotBefore, now); err != nil {
 		return err
@@ -263,10 +276,19 @@ func knownLog(p *Pointer, nc *Certificate) error {
 	return nil
 }
 
-// checkNC hashes N:S (as part of its log entry) up to the subtree and
-// verifies that CA:SK signed the subtree; then the rest of what N:C says.
+// checkNC holds what N:C says against the pointer record and the clock; then
+// it hashes N:S (as part of its log entry) up to the subtree and verifies that
+// CA:SK signed that.
 func (v *Verifier) checkNC(t Trust, nc *Certificate, now time.Time) error {
-	p := t.Pointer
+	if err := checkClaims(t.Pointer, nc, now); err != nil {
+		return err
+	}
+	return v.checkSubtree(t.Pointer.CA(nc.CA), nc)
+}
+
+// checkClaims is the part of the N:C check that takes neither hashing nor
+// signatures. The pointer record knows the certificate's CA id.
+func checkClaims(p *Pointer, nc *Certificate, now time.Time) error {
 	ca := p.CA(nc.CA)
 	switch {
 	case ca.State == CAKeyRevoked:
@@ -282,7 +304,7 @@ func (v *Verifier) checkNC(t Trust, nc *Certificate, now time.Time) error {
 	case now.Before(nc.NotBefore.Add(-clockTolerance)) || now.After(nc.NotAfter):
 		return fmt.Errorf("%w: from %s to %s, the clock says %s", ErrNotValidNow, nc.NotBefore, nc.NotAfter, utc(now))
 	}
-	return v.checkSubtree(ca, nc)
+	return nil
 }
 
 // checkSubtree verifies that nc's entry is in a subtree that ca signed. For
