@@ -1,6 +1,9 @@
 package chancery
 
-import "time"
+import (
+	"crypto/sha256"
+	"time"
+)
 
 // The bodies of the HTTPS exchange between node and coordinator
 // (docs/protocol.md sections 4 and 6): JSON, byte strings in base64, the
@@ -63,12 +66,17 @@ type Answer struct {
 
 // A Submission is what the node sends once it knows its coordinator.
 type Submission struct {
-	NS         []byte       `json:"n_s" doc:"N:S"`
-	Activation []byte       `json:"activation" doc:"HMAC under the activated secret"`
-	Creation   Attestation  `json:"creation" doc:"TPM2_CertifyCreation of N:SK by the AK"`
-	Epoch      *Attestation `json:"epoch,omitempty" doc:"TPM2_NV_Certify of the epoch counter by the AK, for a sealed key"`
-	Quote      *Quote       `json:"quote,omitempty"`
+	NS         []byte      `json:"n_s" doc:"N:S"`
+	Activation []byte      `json:"activation" doc:"HMAC under the activated secret"`
+	Creation   Attestation `json:"creation" doc:"TPM2_CertifyCreation of N:SK by the AK"`
+	// CreationData is the TPMS_CREATION_DATA that Creation covers.
+	CreationData []byte       `json:"creation_data"`
+	Epoch        *Attestation `json:"epoch,omitempty" doc:"TPM2_NV_Certify of the epoch counter by the AK, for a sealed key"`
+	Quote        *Quote       `json:"quote,omitempty"`
 }
+
+// Creation, Epoch and Quote have the hash of the CA:N:S body as qualifying
+// data.
 
 // An Attestation is a TPMS_ATTEST and the AK's TPMT_SIGNATURE over it.
 type Attestation struct {
@@ -98,13 +106,24 @@ type Verdict struct {
 
 // A ResealRequest asks that the node's present boot state be approved. It is
 // made in two steps: without a quote it is answered with a challenge; with a
-// quote over that challenge it is recorded for an operator, or answered with
+// quote over [ResealQualifying] it is recorded for an operator, or answered with
 // the approval.
 type ResealRequest struct {
 	NodeID    string       `json:"node_id" doc:"hexadecimal"`
 	Challenge []byte       `json:"challenge,omitempty"`
 	Quote     *Quote       `json:"quote,omitempty"`
 	Epoch     *Attestation `json:"epoch,omitempty"`
+}
+
+// ResealQualifying is the qualifying data of a reseal's quote and of the
+// attestation of the epoch counter beside it.
+func ResealQualifying(fleet FleetID, node NodeID, challenge [32]byte) [32]byte {
+	h := sha256.New()
+	h.Write([]byte("chancery-v1 reseal"))
+	h.Write(fleet[:])
+	h.Write(node[:])
+	h.Write(challenge[:])
+	return [32]byte(h.Sum(nil))
 }
 
 // A ResealAnswer carries a challenge, or the state of the request.
@@ -114,15 +133,12 @@ type ResealAnswer struct {
 	Approval  *ApprovalRecord `json:"approval,omitempty"`
 }
 
-// An ApprovalRecord is a signed [PolicyApproval] with what the node needs to
-// satisfy it.
+// An ApprovalRecord is the approval key's signature over a [PolicyApproval]
+// and the boot state that it approves; the node computes the policy itself.
 type ApprovalRecord struct {
-	PCRs      []int  `json:"pcrs"`
-	PCRDigest []byte `json:"pcr_digest"`
-	Epoch     uint64 `json:"epoch"`
-	Policy    []byte `json:"policy"`
-	Ref       []byte `json:"ref"`
-	Signature []byte `json:"signature" doc:"r || s under the approval key of the pointer record"`
+	Values    map[int][]byte `json:"pcr_values"`
+	Epoch     uint64         `json:"epoch"`
+	Signature []byte         `json:"signature" doc:"r || s under the approval key of the pointer record"`
 }
 
 // An Address is where a node can be dialled: a hint, which nobody trusts.

@@ -127,9 +127,10 @@ func rawCertificates(certs []*x509.Certificate) [][]byte {
 
 // PinnedConfig returns a client configuration for a connection to a
 // coordinator endpoint: TLS 1.3 to a server whose key the pointer record
-// names. The name in the server's certificate does not matter.
-func PinnedConfig(ep Endpoint) *tls.Config {
-	return &tls.Config{
+// names. The name in the server's certificate does not matter. identity, if
+// not nil, is what the node presents: a renewal is made under its current N:C.
+func PinnedConfig(ep Endpoint, identity func() (*Identity, error)) *tls.Config {
+	c := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		CurvePreferences:   []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
 		InsecureSkipVerify: true, // judged by VerifyConnection
@@ -140,4 +141,14 @@ func PinnedConfig(ep Endpoint) *tls.Config {
 			return ep.check(cs.PeerCertificates[0])
 		},
 	}
+	if identity != nil {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			id, err := identity()
+			if err != nil {
+				return nil, err
+			}
+			return id.tlsCertificate(), nil
+		}
+	}
+	return c
 }

@@ -327,7 +327,7 @@ func TestTLSWithOtherProtocol(t *testing.T) {
 	}
 }
 
-func TestPinnedConfig(t *testing.T) {
+func TestPinnedConfig(t *testing.T, nil) {
 	w := newWorld(t)
 	ep := w.pointer().Endpoints[0]
 	serve := func(key softKey, version uint16) *tls.Config {
@@ -338,19 +338,19 @@ func TestPinnedConfig(t *testing.T) {
 		}
 		return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key.PrivateKey}}, MinVersion: version, MaxVersion: version}
 	}
-	if o := connect(t, PinnedConfig(ep), serve(newKey("tls"), tls.VersionTLS13)); o.client != nil || o.server != nil {
+	if o := connect(t, PinnedConfig(ep, nil), serve(newKey("tls"), tls.VersionTLS13)); o.client != nil || o.server != nil {
 		t.Errorf("pinned key, client: %v; server: %v", o.client, o.server)
 	}
-	if o := connect(t, PinnedConfig(ep), serve(newKey("stranger"), tls.VersionTLS13)); !errors.Is(o.client, ErrNotOurCoordinator) || o.server == nil {
+	if o := connect(t, PinnedConfig(ep, nil), serve(newKey("stranger"), tls.VersionTLS13)); !errors.Is(o.client, ErrNotOurCoordinator) || o.server == nil {
 		t.Errorf("another key, client: %v; server: %v", o.client, o.server)
 	}
-	if o := connect(t, PinnedConfig(ep), serve(newKey("tls"), tls.VersionTLS12)); o.client == nil || o.server == nil {
+	if o := connect(t, PinnedConfig(ep, nil), serve(newKey("tls"), tls.VersionTLS12)); o.client == nil || o.server == nil {
 		t.Errorf("TLS 1.2, client: %v; server: %v", o.client, o.server)
 	}
 	// The pinned certificate under another key: recorded, like N:C above.
 	config := serve(newKey("tls"), tls.VersionTLS13)
 	config.Certificates[0].PrivateKey = newKey("stranger").PrivateKey
-	if o := connect(t, PinnedConfig(ep), config); o.client == nil || o.server == nil {
+	if o := connect(t, PinnedConfig(ep, nil), config); o.client == nil || o.server == nil {
 		t.Errorf("recorded certificate, client: %v; server: %v", o.client, o.server)
 	}
 }

@@ -1,0 +1,269 @@
+package tpm
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/chancery-pki/chancery"
+)
+
+// ApplyEpoch moves the epoch counter from the value to the next one, under
+// the approval key's signature over [Increment], and returns the new value.
+// The order of an update is: fetch the approval for the new state and epoch,
+// boot into it, then apply the epoch. An increment works once.
+func (t *TPM) ApplyEpoch(approval chancery.PublicKey, from uint64, signature chancery.Signature) (_ uint64, err error) {
+	end, err := t.begin()
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	ak, err := t.attestationKey()
+	if err != nil {
+		return 0, err
+	}
+	increment := Increment(approval, ak.Name, from)
+	if err := approval.Verify(chancery.FleetID{}, increment, signature); err != nil {
+		return 0, fmt.Errorf("tpm: increment from epoch %d: %w", from, err)
+	}
+	index := epochIndex(approval, ak.Name)
+	current, err := t.readEpoch(index)
+	if err != nil {
+		return 0, err
+	}
+	if current != from {
+		return 0, fmt.Errorf("tpm: the increment is from epoch %d, but the counter is at %d", from, current)
+	}
+	s, err := t.bareSession()
+	if err != nil {
+		return 0, err
+	}
+	defer s.end(&err)
+	if err := t.policyNV(s, index.name(), opEq, from); err != nil {
+		return 0, err
+	}
+	if err := t.policyCommandCode(s, tpm2.TPMCCNVIncrement); err != nil {
+		return 0, err
+	}
+	if err := t.policyAuthorize(s, approval, increment, signature); err != nil {
+		return 0, err
+	}
+	if err := t.increment(s, index, approval, ak.Name); err != nil {
+		return 0, err
+	}
+	return t.readEpoch(index)
+}
+
+// Epoch returns the value of the epoch counter for this approval key.
+func (t *TPM) Epoch(approval chancery.PublicKey) (uint64, error) {
+	end, err := t.begin()
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	ak, err := t.attestationKey()
+	if err != nil {
+		return 0, err
+	}
+	return t.readEpoch(epochIndex(approval, ak.Name))
+}
+
+// ensureEpoch returns the counter's value and makes the counter first if the
+// chip has none. A counter that a crash left defined but never written is
+// finished. A new counter starts above every value that any counter in this
+// chip ever had, so values are not comparable between chips.
+func (t *TPM) ensureEpoch(approval chancery.PublicKey, ak Name) (uint64, error) {
+	index := epochIndex(approval, ak)
+	name, err := t.indexName()
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		if err := t.defineEpoch(index); err != nil {
+			return 0, err
+		}
+		name, err = t.indexName()
+	}
+	if err != nil {
+		return 0, err
+	}
+	if name == index.unwritten().name() {
+		if err := t.firstIncrement(index, approval, ak); err != nil {
+			return 0, err
+		}
+	}
+	return t.readEpoch(index)
+}
+
+func (t *TPM) defineEpoch(index nvPublic) error {
+	_, err := tpm2.NVDefineSpace{
+		AuthHandle: hierarchy(owner),
+		PublicInfo: tpm2.BytesAs2B[tpm2.TPMSNVPublic](index.unwritten().bytes()),
+	}.Execute(t.transport)
+	if err != nil {
+		return ownerError(fmt.Errorf("tpm: define epoch counter: %w", err))
+	}
+	return nil
+}
+
+// firstIncrement takes the branch of the index's policy that is open to
+// anybody and only once.
+func (t *TPM) firstIncrement(index nvPublic, approval chancery.PublicKey, ak Name) (err error) {
+	s, err := t.bareSession()
+	if err != nil {
+		return err
+	}
+	defer s.end(&err)
+	_, err = tpm2.PolicyNVWritten{PolicySession: s.Handle()}.Execute(t.transport)
+	if err := policyError("PolicyNvWritten", err); err != nil {
+		return err
+	}
+	if err := t.policyCommandCode(s, tpm2.TPMCCNVIncrement); err != nil {
+		return err
+	}
+	return t.increment(s, index.unwritten(), approval, ak)
+}
+
+// increment takes the OR of the index's policy and moves the counter. The
+// index is given as it is now, written or not.
+func (t *TPM) increment(s session, index nvPublic, approval chancery.PublicKey, ak Name) error {
+	first, next := incrementBranches(approval, ak)
+	if err := t.policyOR(s, first, next); err != nil {
+		return err
+	}
+	_, err := tpm2.NVIncrement{
+		AuthHandle: withAuth(epochHandle, index.name(), s),
+		NVIndex:    named(epochHandle, index.name()),
+	}.Execute(t.transport)
+	if err != nil {
+		return fmt.Errorf("tpm: increment epoch counter: %w", err)
+	}
+	return nil
+}
+
+// readEpoch reads the counter and refuses any other index in its place.
+func (t *TPM) readEpoch(index nvPublic) (uint64, error) {
+	name, err := t.indexName()
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return 0, fmt.Errorf("%w: there is none: %w", ErrIndex, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if name != index.name() {
+		return 0, fmt.Errorf("%w: Name %v, want %v", ErrIndex, name, index.name())
+	}
+	rsp, err := tpm2.NVRead{
+		AuthHandle: withAuth(epochHandle, name, noAuth()),
+		NVIndex:    named(epochHandle, name),
+		Size:       8,
+	}.Execute(t.transport)
+	if err != nil {
+		return 0, fmt.Errorf("tpm: read epoch counter: %w", err)
+	}
+	if len(rsp.Data.Buffer) != 8 {
+		return 0, fmt.Errorf("tpm: epoch counter of %d bytes", len(rsp.Data.Buffer))
+	}
+	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
+}
+
+func (t *TPM) indexName() (n Name, err error) {
+	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(epochHandle)}.Execute(t.transport)
+	if err != nil {
+		return n, fmt.Errorf("tpm: epoch counter: %w", err)
+	}
+	copyName(&n, rsp.NVName.Buffer)
+	return n, nil
+}
+
+// The assertions of a policy session, in the order in which policy.go hashes
+// them.
+
+func (t *TPM) policyNV(s session, index Name, operation tpm2.TPMEO, operand uint64) error {
+	_, err := tpm2.PolicyNV{
+		AuthHandle:    withAuth(epochHandle, index, noAuth()),
+		NVIndex:       named(epochHandle, index),
+		PolicySession: s.Handle(),
+		OperandB:      tpm2.TPM2BOperand{Buffer: binary.BigEndian.AppendUint64(nil, operand)},
+		Operation:     operation,
+	}.Execute(t.transport)
+	return policyError("PolicyNV", err)
+}
+
+func (t *TPM) policyPCR(s session, pcrs []int, digest [32]byte) error {
+	_, err := tpm2.PolicyPCR{
+		PolicySession: s.Handle(),
+		PcrDigest:     tpm2.TPM2BDigest{Buffer: digest[:]},
+		Pcrs:          selection(pcrs),
+	}.Execute(t.transport)
+	return policyError("PolicyPCR", err)
+}
+
+func (t *TPM) policyCommandCode(s session, code tpm2.TPMCC) error {
+	_, err := tpm2.PolicyCommandCode{PolicySession: s.Handle(), Code: code}.Execute(t.transport)
+	return policyError("PolicyCommandCode", err)
+}
+
+func (t *TPM) policyOR(s session, first, second [32]byte) error {
+	_, err := tpm2.PolicyOr{
+		PolicySession: s.Handle(),
+		PHashList:     tpm2.TPMLDigest{Digests: []tpm2.TPM2BDigest{{Buffer: first[:]}, {Buffer: second[:]}}},
+	}.Execute(t.transport)
+	return policyError("PolicyOR", err)
+}
+
+// policyAuthorize shows the chip the approval key's signature and replaces
+// the session's policy by "whatever this key approved". The key is out of the
+// chip again before it returns.
+func (t *TPM) policyAuthorize(s session, approval chancery.PublicKey, what chancery.PolicyApproval, signature chancery.Signature) error {
+	ticket, err := t.verifyApproval(approval, what, signature)
+	if err != nil {
+		return err
+	}
+	name := approvalName(approval)
+	_, err = tpm2.PolicyAuthorize{
+		PolicySession:  s.Handle(),
+		ApprovedPolicy: tpm2.TPM2BDigest{Buffer: what.Policy[:]},
+		PolicyRef:      tpm2.TPM2BDigest{Buffer: what.Ref[:]},
+		KeySign:        tpm2.TPM2BName{Buffer: name[:]},
+		CheckTicket:    *ticket,
+	}.Execute(t.transport)
+	return policyError("PolicyAuthorize", err)
+}
+
+func (t *TPM) verifyApproval(approval chancery.PublicKey, what chancery.PolicyApproval, signature chancery.Signature) (_ *tpm2.TPMTTKVerified, err error) {
+	key, err := tpm2.LoadExternal{
+		InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](approvalArea(approval)),
+		// The null hierarchy's tickets are empty and worth nothing.
+		Hierarchy: owner,
+	}.Execute(t.transport)
+	if err != nil {
+		return nil, fmt.Errorf("tpm: load approval key: %w", err)
+	}
+	defer t.flush(key.ObjectHandle, &err)
+	digest := sha256.Sum256(chancery.Message(chancery.FleetID{}, chancery.P256, what))
+	half := len(signature) / 2
+	rsp, err := tpm2.VerifySignature{
+		KeyHandle: tpm2.NamedHandle{Handle: key.ObjectHandle, Name: key.Name},
+		Digest:    tpm2.TPM2BDigest{Buffer: digest[:]},
+		Signature: tpm2.TPMTSignature{
+			SigAlg: tpm2.TPMAlgECDSA,
+			Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA, &tpm2.TPMSSignatureECC{
+				Hash:       tpm2.TPMAlgSHA256,
+				SignatureR: tpm2.TPM2BECCParameter{Buffer: signature[:half]},
+				SignatureS: tpm2.TPM2BECCParameter{Buffer: signature[half:]},
+			}),
+		},
+	}.Execute(t.transport)
+	if err != nil {
+		return nil, fmt.Errorf("tpm: verify approval: %w", err)
+	}
+	return &rsp.Validation, nil
+}
+
+func policyError(command string, err error) error {
+	if err != nil {
+		return fmt.Errorf("tpm: %s: %w", command, err)
+	}
+	return nil
+}
