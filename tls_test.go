@@ -1,6 +1,7 @@
 package chancery
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
@@ -327,7 +328,7 @@ func TestTLSWithOtherProtocol(t *testing.T) {
 	}
 }
 
-func TestPinnedConfig(t *testing.T, nil) {
+func TestPinnedConfig(t *testing.T) {
 	w := newWorld(t)
 	ep := w.pointer().Endpoints[0]
 	serve := func(key softKey, version uint16) *tls.Config {
@@ -352,5 +353,35 @@ func TestPinnedConfig(t *testing.T, nil) {
 	config.Certificates[0].PrivateKey = newKey("stranger").PrivateKey
 	if o := connect(t, PinnedConfig(ep, nil), config); o.client == nil || o.server == nil {
 		t.Errorf("recorded certificate, client: %v; server: %v", o.client, o.server)
+	}
+}
+
+// A renewal is made under the current N:C, an enrolment under none.
+func TestPinnedConfigPresentsIdentity(t *testing.T) {
+	w := newWorld(t)
+	n, key := w.enroll("edge-1"), newKey("tls")
+	o := w.options(n)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: epoch, NotAfter: epoch.AddDate(1, 0, 0)}
+	der, err := x509.CreateCertificate(nil, template, template, key.Public(), key.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key.PrivateKey}},
+		ClientAuth:   tls.RequestClientCert,
+	}
+	for name, test := range map[string]struct {
+		identity func() (*Identity, error)
+		want     [][]byte
+	}{"enrolment": {nil, [][]byte{}}, "renewal": {o.Identity, n.certs()}} {
+		got := connect(t, PinnedConfig(w.pointer().Endpoints[0], test.identity), server)
+		if got.client != nil || got.server != nil || !slices.EqualFunc(rawCertificates(got.atState.PeerCertificates), test.want, bytes.Equal) {
+			t.Errorf("%s, client: %v; server: %v; %d certificates", name, got.client, got.server, len(got.atState.PeerCertificates))
+		}
+	}
+	sealed := errors.New("the chip refuses")
+	broken := func() (*Identity, error) { return nil, sealed }
+	if got := connect(t, PinnedConfig(w.pointer().Endpoints[0], broken), server); !errors.Is(got.client, sealed) || got.server == nil {
+		t.Errorf("no identity, client: %v; server: %v", got.client, got.server)
 	}
 }

@@ -1,0 +1,104 @@
+package store
+
+import (
+	"database/sql"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+)
+
+// States of a node.
+const (
+	NodeActive  = "active"
+	NodeRevoked = "revoked"
+)
+
+// A Node is an enrolled node.
+type Node struct {
+	ID        chancery.NodeID
+	Name      string
+	State     string
+	NodeKey   []byte   // N:PK, SubjectPublicKeyInfo
+	AKPublic  []byte   // TPMT_PUBLIC
+	EKDigest  [32]byte // SHA-256 over the EK's SubjectPublicKeyInfo
+	Assurance chancery.AssuranceLevel
+	Simulator bool
+	Roles     []string
+	Chip      chancery.Chip
+	Seal      *chancery.Sealing // nil if N:SK is not sealed
+	Enrolled  time.Time
+	Revoked   time.Time
+	Reason    string
+	Address   string // where it said it listens
+	Seen      time.Time
+}
+
+const nodeColumns = `node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled, revoked, reason, address, seen`
+
+func (n *Node) dest() []any {
+	return []any{fixed{n.ID[:]}, &n.Name, &n.State, &n.NodeKey, &n.AKPublic, fixed{n.EKDigest[:]}, &n.Assurance, &n.Simulator,
+		jsonColumn{&n.Roles}, jsonColumn{&n.Chip}, jsonColumn{&n.Seal}, timeColumn{&n.Enrolled}, timeColumn{&n.Revoked}, &n.Reason, &n.Address, timeColumn{&n.Seen}}
+}
+
+// PutNode stores an active node, anew after a renewal. A name or a chip that
+// another live node has is ErrTaken.
+func (t *Tx) PutNode(n *Node) error {
+	return t.exec(`INSERT INTO nodes (node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled)
+		VALUES (?, ?, 'active', ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, assurance = excluded.assurance, roles = excluded.roles, chip = excluded.chip, seal = excluded.seal`,
+		n.ID[:], n.Name, n.NodeKey, n.AKPublic, n.EKDigest[:], n.Assurance, n.Simulator, toJSON(n.Roles), toJSON(n.Chip), toJSON(n.Seal), n.Enrolled.Unix())
+}
+
+// Node returns a node.
+func (t *Tx) Node(id chancery.NodeID) (*Node, error) {
+	var n Node
+	err := t.row(`SELECT `+nodeColumns+` FROM nodes WHERE node_id = ?`, []any{id[:]}, n.dest()...)
+	return &n, err
+}
+
+// NodeByName returns the live node of a name or, if there is none, the one
+// that was revoked last.
+func (t *Tx) NodeByName(name string) (*Node, error) {
+	var n Node
+	err := t.row(`SELECT `+nodeColumns+` FROM nodes WHERE name = ? ORDER BY state = 'active' DESC, revoked DESC LIMIT 1`, []any{name}, n.dest()...)
+	return &n, err
+}
+
+// Nodes returns all nodes by name.
+func (t *Tx) Nodes() ([]Node, error) {
+	return all(t, `SELECT `+nodeColumns+` FROM nodes ORDER BY name, enrolled`, nil, func(r *sql.Rows) (n Node, err error) {
+		return n, r.Scan(n.dest()...)
+	})
+}
+
+// RevokedChip tells whether a node on the chip was ever revoked.
+func (t *Tx) RevokedChip(ek [32]byte) (bool, error) {
+	var n int
+	err := t.row(`SELECT COUNT(*) FROM nodes WHERE ek_digest = ? AND state = 'revoked'`, []any{ek[:]}, &n)
+	return n > 0, err
+}
+
+// LiveChip returns the live node on the chip.
+func (t *Tx) LiveChip(ek [32]byte) (*Node, error) {
+	var n Node
+	err := t.row(`SELECT `+nodeColumns+` FROM nodes WHERE ek_digest = ? AND state = 'active'`, []any{ek[:]}, n.dest()...)
+	return &n, err
+}
+
+// SetAddress notes where a live node listens.
+func (t *Tx) SetAddress(id chancery.NodeID, address string, now time.Time) error {
+	return t.exec(`UPDATE nodes SET address = ?, seen = ? WHERE node_id = ? AND state = 'active'`, address, now.Unix(), id[:])
+}
+
+// RevokeNode marks the node, all of its log entries that have not expired, and
+// its intakes. It returns how many certificates that revoked. A node that is
+// revoked already is ErrNotFound.
+func (t *Tx) RevokeNode(id chancery.NodeID, reason string, now time.Time) (int64, error) {
+	if err := t.exec(`UPDATE nodes SET state = 'revoked', revoked = ?, reason = ? WHERE node_id = ? AND state = 'active'`, now.Unix(), reason, id[:]); err != nil {
+		return 0, err
+	}
+	if _, err := t.execAny(`UPDATE intakes SET state = 'refused', reason = 'node revoked' WHERE node_id = ? AND state IN ('open', 'pending', 'approved')`, id[:]); err != nil {
+		return 0, err
+	}
+	return t.execAny(`UPDATE entries SET revoked = ?, reason = ? WHERE node_id = ? AND revoked IS NULL AND not_after >= ?`, now.Unix(), reason, id[:], now.Unix())
+}

@@ -1,0 +1,242 @@
+// Package store keeps the coordinator's durable state.
+//
+// Start with [Open]. All access is inside a transaction: [Store.Update] for
+// changes, which are on disk when it returns nil, and [Store.View] for a
+// consistent look. The methods of [Tx], a file for each noun, are the only SQL
+// of the coordinator.
+//
+// # Writers
+//
+// There is one writer at a time. Whoever needs many small changes to be
+// durable puts them into one Update, as the ledger does with a batch.
+//
+// # Failure
+//
+// A failed Update has changed nothing. [ErrNotFound] says that a row is not
+// there, [ErrTaken] that a name or a chip has a live node already.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// Errors of this package.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrTaken    = errors.New("taken")
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// A Store is an open database.
+type Store struct {
+	write *sql.DB // one connection: SQLite has one writer
+	read  *sql.DB
+}
+
+// Open opens the SQLite database in the file, making and migrating it as
+// needed. Its directory must exist.
+func Open(ctx context.Context, file string) (*Store, error) {
+	// FULL: a commit is on the disk when it returns, also after a power cut.
+	dsn := "file:" + (&url.URL{Path: file}).EscapedPath() +
+		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)"
+	write, err := sql.Open("sqlite", dsn+"&_txlock=immediate")
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	write.SetMaxOpenConns(1)
+	read, err := sql.Open("sqlite", dsn+"&_pragma=query_only(1)")
+	if err != nil {
+		write.Close()
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	read.SetMaxOpenConns(8)
+	s := &Store{write, read}
+	if err := s.migrate(ctx); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("store: %s: %w", file, err)
+	}
+	return s, nil
+}
+
+func (s *Store) migrate(ctx context.Context) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, s.write, files, goose.WithSlog(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// Close closes the database.
+func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close()) }
+
+// A Tx is a transaction. It must not be used after the function that it was
+// given to has returned.
+type Tx struct {
+	ctx context.Context
+	tx  *sql.Tx
+}
+
+// Update runs f in a transaction and commits it if f returns nil. When Update
+// returns nil the changes are durable.
+func (s *Store) Update(ctx context.Context, f func(*Tx) error) error { return run(ctx, s.write, f) }
+
+// View runs f in a transaction that sees one state of the database.
+func (s *Store) View(ctx context.Context, f func(*Tx) error) error { return run(ctx, s.read, f) }
+
+func run(ctx context.Context, db *sql.DB, f func(*Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer tx.Rollback()
+	if err := f(&Tx{ctx, tx}); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// exec runs a statement that must change exactly one row.
+func (t *Tx) exec(query string, args ...any) error {
+	n, err := t.execAny(query, args...)
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
+}
+
+func (t *Tx) execAny(query string, args ...any) (int64, error) {
+	r, err := t.tx.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
+			return 0, fmt.Errorf("%w: %v", ErrTaken, err)
+		}
+		return 0, fmt.Errorf("store: %w", err)
+	}
+	return r.RowsAffected()
+}
+
+// row reads one row; none is ErrNotFound.
+func (t *Tx) row(query string, args []any, dest ...any) error {
+	err := t.tx.QueryRowContext(t.ctx, query, args...).Scan(dest...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// rows calls scan for each row.
+func (t *Tx) rows(query string, args []any, scan func(*sql.Rows) error) error {
+	r, err := t.tx.QueryContext(t.ctx, query, args...)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer r.Close()
+	for r.Next() {
+		if err := scan(r); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+	}
+	if err := r.Err(); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// all collects what each row scans to.
+func all[T any](t *Tx, query string, args []any, scan func(*sql.Rows) (T, error)) ([]T, error) {
+	var list []T
+	err := t.rows(query, args, func(r *sql.Rows) error {
+		v, err := scan(r)
+		if err == nil {
+			list = append(list, v)
+		}
+		return err
+	})
+	return list, err
+}
+
+// A column of JSON text.
+func toJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("store: internal error: " + err.Error())
+	}
+	return string(b)
+}
+
+// jsonColumn scans JSON text into v.
+type jsonColumn struct{ v any }
+
+func (c jsonColumn) Scan(src any) error {
+	switch s := src.(type) {
+	case string:
+		return json.Unmarshal([]byte(s), c.v)
+	case []byte:
+		return json.Unmarshal(s, c.v)
+	}
+	return fmt.Errorf("JSON column holds %T", src)
+}
+
+// timeColumn scans seconds since 1970; NULL is the zero time.
+type timeColumn struct{ t *time.Time }
+
+func (c timeColumn) Scan(src any) error {
+	switch s := src.(type) {
+	case nil:
+		*c.t = time.Time{}
+		return nil
+	case int64:
+		*c.t = time.Unix(s, 0).UTC()
+		return nil
+	}
+	return fmt.Errorf("time column holds %T", src)
+}
+
+// fixed scans a BLOB into an array of exactly that size.
+type fixed struct{ dst []byte }
+
+func (c fixed) Scan(src any) error {
+	b, ok := src.([]byte)
+	if !ok || len(b) != len(c.dst) {
+		return fmt.Errorf("column holds %T of %d bytes, want %d", src, len(b), len(c.dst))
+	}
+	copy(c.dst, b)
+	return nil
+}
+
+// Setting returns a named value.
+func (t *Tx) Setting(name string) (v []byte, err error) {
+	err = t.row(`SELECT value FROM settings WHERE name = ?`, []any{name}, &v)
+	return v, err
+}
+
+// SetSetting stores a named value.
+func (t *Tx) SetSetting(name string, v []byte) error {
+	return t.exec(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, v)
+}
