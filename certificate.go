@@ -397,3 +397,18 @@ func (c *Certificate) parseAssurance(v cryptobyte.String) bool {
 
 // HasRole reports whether the certificate grants the role.
 func (c *Certificate) HasRole(role string) bool { return slices.Contains(c.Roles, role) }
+
+// CommonName returns the node's name out of an N:C's subject, or "" where the
+// DER Name is not of that form.
+func CommonName(subject []byte) string {
+	var rdn, set, attr, value cryptobyte.String
+	s := cryptobyte.String(subject)
+	if !s.ReadASN1(&rdn, cbasn1.SEQUENCE) || !rdn.ReadASN1(&set, cbasn1.SET) || !set.ReadASN1(&attr, cbasn1.SEQUENCE) {
+		return ""
+	}
+	var oid asn1.ObjectIdentifier
+	if !attr.ReadASN1ObjectIdentifier(&oid) || !oid.Equal(oidCommonName) || !attr.ReadASN1(&value, cbasn1.UTF8String) {
+		return ""
+	}
+	return string(value)
+}

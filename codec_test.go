@@ -48,6 +48,7 @@ func parsers(t testing.TB) []parser {
 		{"N:S", maxNS, reencodeNS, n.nc.ns(w.fleet()).Marshal()},
 		{"N:C", merkle.MaxCertificateSize, reencodeCertificate, n.nc.Raw()},
 		{"CRL", maxCRL, reencodeCRL, w.crl().Marshal()},
+		{"CRL before it is signed", maxCRL, reencodeCRL, unsigned(w, w.crl()).Marshal()},
 		{"CRL delta", maxCRL, reencodeDelta, delta},
 	}
 }

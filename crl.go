@@ -110,7 +110,14 @@ func (h *CRLHead) encode(e *encoder) {
 
 func (d *decoder) crlHead() *CRLHead {
 	body := d.vec32()
-	h := &CRLHead{Signature: d.signature()}
+	h := &CRLHead{}
+	// A coordinator stores a head before it is signed. Without a signature it
+	// verifies under no key.
+	if n := len(d.s); n > 0 && d.s[0] == 0 {
+		d.u8()
+	} else {
+		h.Signature = d.signature()
+	}
 	if d.bad || len(body) > maxCRLHead {
 		d.read(false)
 		return h
@@ -252,16 +259,8 @@ func CRLNumber(b []byte) (uint64, error) {
 // the list that it would replace, and only then are the bodies decoded, which
 // must be the ones that the head names.
 func OpenCRL(p *Pointer, held *CRL, b []byte, now time.Time) (*CRL, error) {
-	d := open(b, kindCRL, maxCRL)
-	head := d.crlHead()
-	if d.bad {
-		return nil, fmt.Errorf("CRL: %w", ErrMalformed)
-	}
-	bodies := make([][]byte, len(head.Logs))
-	for i := range bodies {
-		bodies[i] = d.vec32()
-	}
-	if err := d.done("CRL"); err != nil {
+	head, bodies, err := parseCRL(b)
+	if err != nil {
 		return nil, err
 	}
 	if err := head.Verify(p); err != nil {
@@ -270,6 +269,33 @@ func OpenCRL(p *Pointer, held *CRL, b []byte, now time.Time) (*CRL, error) {
 	if err := head.follows(held.headOrNil(), now); err != nil {
 		return nil, err
 	}
+	return decodeCRL(head, bodies)
+}
+
+// RestoreCRL parses a list that the caller made and stored itself, signed or
+// not. Only its form is checked; lists from elsewhere go to [OpenCRL].
+func RestoreCRL(b []byte) (*CRL, error) {
+	head, bodies, err := parseCRL(b)
+	if err != nil {
+		return nil, err
+	}
+	return decodeCRL(head, bodies)
+}
+
+func parseCRL(b []byte) (head *CRLHead, bodies [][]byte, err error) {
+	d := open(b, kindCRL, maxCRL)
+	head = d.crlHead()
+	if d.bad {
+		return nil, nil, fmt.Errorf("CRL: %w", ErrMalformed)
+	}
+	bodies = make([][]byte, len(head.Logs))
+	for i := range bodies {
+		bodies[i] = d.vec32()
+	}
+	return head, bodies, d.done("CRL")
+}
+
+func decodeCRL(head *CRLHead, bodies [][]byte) (*CRL, error) {
 	c := &CRL{head: head, logs: make(map[logRef]*indexMap, len(head.Logs))}
 	for i := range head.Logs {
 		l := &head.Logs[i]

@@ -95,10 +95,55 @@ func TestCRLSignature(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
 		}
 	}
-	unsigned := &CRL{head: w.resign(c, func(*CRLHead) {}).head, logs: c.logs}
-	unsigned.Sign(nil)
-	if _, err := OpenCRL(w.pointer(), nil, unsigned.Marshal(), w.now); !errors.Is(err, ErrMalformed) {
-		t.Errorf("unsigned: %v", err)
+	for name, b := range map[string][]byte{"full list": unsigned(w, c).Marshal(), "delta": must(t)(unsigned(w, c).Delta(w.crls[1]))} {
+		if _, err := UpdateCRL(w.pointer(), w.crls[1], b, w.now); !errors.Is(err, ErrSigLength) {
+			t.Errorf("unsigned %s: %v", name, err)
+		}
+	}
+}
+
+// unsigned is a list as it is before it is signed.
+func unsigned(w *world, c *CRL) *CRL {
+	c = w.resign(c, func(*CRLHead) {})
+	c.Sign(nil)
+	return c
+}
+
+func must(t *testing.T) func(b []byte, err error) []byte {
+	return func(b []byte, err error) []byte {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+}
+
+// A coordinator stores a list before it is signed, and after a crash signs
+// the same one.
+func TestRestoreCRL(t *testing.T) {
+	w := revocations(t)
+	kept := unsigned(w, w.crl()).Marshal()
+	c, err := RestoreCRL(kept)
+	if err != nil || !bytes.Equal(c.Marshal(), kept) {
+		t.Fatalf("does not come back as it was: %v", err)
+	}
+	c.Sign(w.ca().must(w.fleet(), c.Head()))
+	if _, err := OpenCRL(w.pointer(), w.crls[1], c.Marshal(), w.now); err != nil {
+		t.Errorf("signed after it was restored: %v", err)
+	}
+	lie := unsigned(w, w.crl())
+	lie.head.Logs[0].Revoked = 2
+	for name, b := range map[string][]byte{
+		"body of another list": (&CRL{c.head, w.crls[1].logs}).Marshal(),
+		"count is a lie":       lie.Marshal(),
+	} {
+		if _, err := RestoreCRL(b); !errors.Is(err, ErrCRLBody) {
+			t.Errorf("%s: %v, want ErrCRLBody", name, err)
+		}
+	}
+	if _, err := RestoreCRL(kept[:len(kept)-1]); !errors.Is(err, ErrMalformed) {
+		t.Errorf("truncated: %v", err)
 	}
 }
 
@@ -260,6 +305,7 @@ func TestCRLDelta(t *testing.T) {
 		}(), change), ErrSignature},
 		{"one step with another change", second, encode(2, third.head, wrong), ErrCRLBody},
 		{"two steps with another change", first, encode(1, third.head, wrong), ErrCRLBody},
+		{"count is a lie", second, encode(2, named(change, func(h *CRLHead) { h.Logs[0].Revoked = 2 }), change), ErrCRLBody},
 		{"change leaves an index out", first, encode(1, third.head, appendIndexSet(nil, 3, nil)), ErrCRLBody},
 		{"change has an index too many", first, encode(1, third.head, appendIndexSet(nil, 3, []uint64{0, 1})), errIndexSet},
 		{"log shrank", second, encode(2, named(appendIndexSet(nil, 2, []uint64{0}), func(h *CRLHead) { h.Logs[0].Size = 2 }), appendIndexSet(nil, 2, []uint64{0})), ErrCRLBody},

@@ -91,6 +91,7 @@ func TestNotOurCoordinator(t *testing.T) {
 		{name: "another node's key", before: func(q question, a *CANS) {
 			a.NodeKey, a.NodeID = other, NewNodeID(q.fleet(), other)
 		}},
+		{name: "another node's key under our id", before: func(q question, a *CANS) { a.NodeKey = other }},
 		{name: "another node's id", before: func(q question, a *CANS) { a.NodeID = NewNodeID(q.fleet(), other) }},
 		{name: "id in another fleet", before: func(q question, a *CANS) { a.NodeID = NewNodeID(FleetID{1}, a.NodeKey) }},
 		{name: "another attestation key", before: func(q question, a *CANS) { a.AKName = []byte{0, 11, 1} }},

@@ -39,7 +39,7 @@ func FuzzParsePointer(f *testing.F) {
 func FuzzParseCANS(f *testing.F)        { roundTrip(f, reencodeCANS, "CA:N:S", "CA:N:S for a P-384 key") }
 func FuzzParseNS(f *testing.F)          { roundTrip(f, reencodeNS, "N:S") }
 func FuzzParseCertificate(f *testing.F) { roundTrip(f, reencodeCertificate, "N:C") }
-func FuzzReadCRL(f *testing.F)          { roundTrip(f, reencodeCRL, "CRL") }
+func FuzzReadCRL(f *testing.F)          { roundTrip(f, reencodeCRL, "CRL", "CRL before it is signed") }
 func FuzzReadDelta(f *testing.F)        { roundTrip(f, reencodeDelta, "CRL delta") }
 
 func FuzzParsePin(f *testing.F) {

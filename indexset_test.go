@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 )
@@ -249,6 +250,37 @@ func TestDecodeIndexMapBounds(t *testing.T) {
 	} {
 		if _, err := decodeIndexMap(test.first, test.size, test.body); !errors.Is(err, errIndexSet) {
 			t.Errorf("%s: %v, want errIndexSet", name, err)
+		}
+	}
+}
+
+// Counts and spans that a few bytes promise take no memory: the bytes bound it.
+func TestIndexSetPromisesTooMuch(t *testing.T) {
+	few := []byte{1, 2, 3, 4, 5}
+	for name, read := range map[string]func() error{
+		"count of gaps": func() error {
+			_, _, err := readIndexSet(append(binary.AppendUvarint([]byte{setGaps << 5}, maxDeltaSet), few...), maxCRLSpan, maxDeltaSet)
+			return err
+		},
+		"bitmap of the whole span": func() error {
+			_, _, err := readIndexSet(append([]byte{setBitmap << 5}, few...), maxCRLSpan, maxDeltaSet)
+			return err
+		},
+		"full": func() error {
+			_, _, err := readIndexSet([]byte{setFull << 5}, maxCRLSpan, maxDeltaSet)
+			return err
+		},
+		"blocks of a map": func() error {
+			_, err := decodeIndexMap(0, maxCRLSpan, few)
+			return err
+		},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := read()
+		runtime.ReadMemStats(&after)
+		if taken := after.TotalAlloc - before.TotalAlloc; taken > 1<<20 || !errors.Is(err, errIndexSet) {
+			t.Errorf("%s: %d bytes taken, %v", name, taken, err)
 		}
 	}
 }

@@ -64,6 +64,9 @@ func TestPointerVerify(t *testing.T) {
 		{"current key is listed as retired too", func(p *Pointer) {
 			p.Keys = append(p.Keys, w.caKey(w.keys[1], CAKeyRetired, "32473.1.9"))
 		}, ErrPointerKeys},
+		{"current key twice", func(p *Pointer) {
+			p.Keys = append(p.Keys, w.caKey(w.keys[1], CAKeyCurrent, "32473.1.9"))
+		}, ErrPointerKeys},
 		{"CA id twice", func(p *Pointer) { p.Keys[1].ID = p.Keys[0].ID }, ErrPointerKeys},
 		{"CA key approves policies", func(p *Pointer) { p.Approval = p.Keys[1].Key }, ErrPointerKeys},
 		{"CA key signs X.509", func(p *Pointer) { p.X509Issuer = p.Keys[0].Key }, ErrPointerKeys},

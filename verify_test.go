@@ -387,11 +387,25 @@ func TestVerifyClaims(t *testing.T) {
 // The suite floor of the pointer record holds for nodes and for old CA keys.
 func TestSuiteFloor(t *testing.T) {
 	w := newWorld(t)
-	nc := w.enroll("edge-1").nc
-	p := *w.pointer()
-	p.MinSuite = P384
-	_, err := NewVerifier(Trust{&p, w.crl()}).Verify([][]byte{nc.Raw()}, "", NodeID{}, Policy{}, w.now)
-	refused(t, err, CheckNC, ErrSuiteFloor)
+	strong := newKey384("edge-2")
+	weakNode := w.enroll("edge-1").nc
+	weakCA := w.issue(w.subject("edge-2", func(s *Subject) {
+		s.NodeKey = strong.PublicKey()
+		s.NS.Signature = strong.must(w.fleet(), s.ns(w.fleet()))
+	}))[0]
+	for name, test := range map[string]struct {
+		nc *Certificate
+		ca PublicKey
+	}{
+		"node key": {weakNode, newKey384("ca").PublicKey()},
+		"CA key":   {weakCA, w.ca().PublicKey()},
+	} {
+		p := *w.pointer()
+		p.Keys = slices.Clone(p.Keys)
+		p.Keys[0].Key, p.MinSuite = test.ca, P384
+		_, err := NewVerifier(Trust{&p, w.crl()}).Verify([][]byte{test.nc.Raw()}, "", NodeID{}, Policy{}, w.now)
+		t.Run(name, func(t *testing.T) { refused(t, err, CheckNC, ErrSuiteFloor) })
+	}
 }
 
 // What a CA key certified is judged by the state of the key.

@@ -43,7 +43,8 @@ type Facts struct {
 	NodeKey    []byte
 	NodePublic []byte
 	AKPublic   []byte
-	EKDigest   [32]byte
+	EK         []byte   // SubjectPublicKeyInfo
+	EKDigest   [32]byte // SHA-256 of EK
 	Assurance  chancery.AssuranceLevel
 	Simulator  bool
 	Roles      []string

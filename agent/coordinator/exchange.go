@@ -1,0 +1,97 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode"
+
+	"github.com/chancery-pki/chancery"
+)
+
+// exchange is one request and its response, of at most limit bytes. A response
+// other than 2xx is an error.
+func exchange(ctx context.Context, client *http.Client, method string, target *url.URL, body any, limit int64) ([]byte, int, error) {
+	var in io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, 0, err
+		}
+		in = bytes.NewReader(b)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target.String(), in)
+	if err != nil {
+		return nil, 0, err
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		// url.Error repeats the URL, which the caller knows.
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		return nil, 0, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode < 200 || response.StatusCode > 299 {
+		return nil, response.StatusCode, problem(response)
+	}
+	b, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	if err != nil {
+		return nil, 0, err
+	}
+	if int64(len(b)) > limit {
+		return nil, 0, fmt.Errorf("%s: %w: more than %d bytes", target.Path, chancery.ErrMalformed, limit)
+	}
+	return b, response.StatusCode, nil
+}
+
+// problem returns what the coordinator says in an RFC 9457 document, or the
+// bare status if it says nothing of the kind.
+func problem(response *http.Response) error {
+	p := &chancery.Problem{}
+	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	b, err := io.ReadAll(io.LimitReader(response.Body, maxJSON))
+	if err != nil || kind != "application/problem+json" || json.Unmarshal(b, p) != nil {
+		p = &chancery.Problem{}
+	}
+	p.Status = response.StatusCode
+	p.Title, p.Detail, p.Hint = Printable(p.Title), Printable(p.Detail), Printable(p.Hint)
+	if p.Detail == "" {
+		p.Detail = p.Title
+	}
+	if p.Detail == "" {
+		p.Detail = http.StatusText(response.StatusCode)
+	}
+	return fmt.Errorf("the coordinator says (%d): %w", response.StatusCode, p)
+}
+
+// maxText bounds what is printed of a text that somebody else wrote.
+const maxText = 500
+
+// Printable returns a text of the coordinator's in a form that is safe in a
+// terminal and a log: one line, nothing but graphic characters, not endless.
+func Printable(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText] + "..."
+	}
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsGraphic(r) && r != unicode.ReplacementChar:
+			return r
+		case unicode.IsSpace(r):
+			return ' '
+		}
+		return -1
+	}, s))
+}

@@ -1,0 +1,237 @@
+// Package run is the agent between enrolment and revocation: the one process
+// that owns the chip and keeps the node able to prove who it is and to judge
+// its peers.
+//
+// Start with [Run]. It is a handful of loops over one [chancery.Verifier] and
+// one [mesh.Node], each in the file of its noun:
+//
+//	key.go       session certificates, and N:C at half of its life; the only user of the chip
+//	reseal.go    asks for approval when the chip's PCRs changed
+//	crl.go       keeps the CRL fresh by long polling
+//	pointer.go   keeps the pointer record
+//	address.go   tells the coordinator where this node listens
+//	serve.go     answers the pings of peers
+//	control.go   answers the command line, over a Unix socket; see [Connect]
+//
+// # Failure
+//
+// Only the start may fail: state that cannot be read, a chip that is not
+// there, a port in use. Afterwards every failure is a line in the log and a
+// problem in [Status], and is tried again with growing pauses. Without a
+// coordinator the agent works on with what it holds, until its CRL or its
+// certificate ends.
+//
+// # Trust
+//
+// Nothing that comes over the network is used before the verifier has accepted
+// it. Pointer record and CRL are on disk before the next one is asked for, and
+// neither ever goes back: an older one is a problem, two of one number are an
+// alarm that stays until an operator clears it.
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/join"
+	"github.com/chancery-pki/chancery/agent/mesh"
+	"github.com/chancery-pki/chancery/agent/state"
+	"github.com/chancery-pki/chancery/tpm"
+)
+
+// Options of a running agent. Listen and Advertise override the configuration
+// where they are not empty.
+type Options struct {
+	Listen    string
+	Advertise string
+	Logger    *slog.Logger
+	Now       func() time.Time
+}
+
+// An agent is a running agent.
+type agent struct {
+	Options
+	dir      *state.Dir
+	config   *state.Config
+	fleet    chancery.FleetID
+	self     chancery.NodeID
+	verifier *chancery.Verifier
+	mesh     *mesh.Node
+	listener *mesh.Listener
+	health   health
+
+	// chip, file and key are the key loop's alone, once it runs.
+	chip *tpm.TPM
+	file *tpm.KeyFile
+	key  *tpm.Key
+
+	nc       atomic.Pointer[chancery.Certificate]
+	identity atomic.Pointer[session]
+	ready    chan struct{} // closed with the first session certificate
+	seek     chan struct{} // asks the pointer loop to look now
+
+	// crlMu is held while a CRL is taken and saved, so that an older one never
+	// overwrites a newer one on disk.
+	crlMu    sync.Mutex
+	crlFloor uint64 // number of a list on disk that could not be verified
+}
+
+// Run runs the agent of an enrolled node until ctx ends. The directory must
+// have been opened for writing; it stays the caller's.
+func Run(ctx context.Context, dir *state.Dir, o Options) error {
+	a, err := open(dir, o)
+	if err != nil {
+		return err
+	}
+	err = a.run(ctx)
+	return errors.Join(err, a.close())
+}
+
+// open reads the state and makes everything but the loops.
+func open(dir *state.Dir, o Options) (_ *agent, err error) {
+	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1)}
+	nc, err := dir.Certificate()
+	if err != nil {
+		return nil, err
+	}
+	a.nc.Store(nc)
+	if a.config, err = dir.Config(); err != nil {
+		return nil, err
+	}
+	if o.Listen != "" {
+		a.config.Listen = o.Listen
+	}
+	if o.Advertise != "" {
+		a.config.Advertise = o.Advertise
+	}
+	if a.fleet, err = a.config.Pin(); err != nil {
+		return nil, err
+	}
+	if a.self = nc.NodeID(a.fleet); nc.Name != a.config.Name {
+		return nil, fmt.Errorf("%s: the certificate is for %s, the configuration for %s", dir.Path(), nc.Name, a.config.Name)
+	}
+	if err := a.openTrust(); err != nil {
+		return nil, err
+	}
+	if a.file, err = dir.Key(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if err := a.openChip(); err != nil {
+		return nil, err
+	}
+	a.mesh, err = mesh.New(mesh.Config{
+		Verifier: a.verifier, Identity: a.present, Self: a.self,
+		OnNewerCRL: a.fetchCRL, Now: a.Now, Logger: a.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.listener, err = a.mesh.Listen("tcp", a.config.Listen)
+	return a, err
+}
+
+// openTrust verifies what was on disk as if it had just come, but for the
+// record's expiry: an expired one still verifies peers (section 3).
+func (a *agent) openTrust() error {
+	p, err := a.dir.Pointer()
+	if err != nil {
+		return err
+	}
+	if err := p.Verify(a.fleet); err != nil {
+		return err
+	}
+	a.verifier = chancery.NewVerifier(chancery.Trust{Pointer: p})
+	list, err := a.dir.CRL()
+	if err == nil {
+		if _, err = a.verifier.UpdateCRL(list, a.Now()); err != nil {
+			// A list of the CA key before the current one, say. It is of no
+			// use, but no older one may come after it.
+			a.crlFloor, _ = chancery.CRLNumber(list)
+		}
+	}
+	if err != nil {
+		a.fail(topicCRL, fmt.Errorf("the list on disk: %w", err))
+	}
+	return nil
+}
+
+// openChip opens the chip and loads N:SK. It also serves to do so again after
+// the chip has failed.
+func (a *agent) openChip() error {
+	chip, err := tpm.Open(a.config.TPM)
+	if err != nil {
+		return fmt.Errorf("%w %s: %w", join.ErrChip, a.config.TPM, err)
+	}
+	if a.chip != nil {
+		a.chip.Close()
+	}
+	a.chip = chip
+	a.key, err = chip.LoadKey(a.file)
+	return err
+}
+
+func (a *agent) close() error {
+	var err error
+	if a.mesh != nil {
+		err = a.mesh.Close()
+	}
+	if a.chip != nil {
+		err = errors.Join(err, a.chip.Close())
+	}
+	return err
+}
+
+// run runs the loops until ctx ends or the socket cannot be had.
+func (a *agent) run(ctx context.Context) error {
+	control, err := a.listenControl()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	loops := []func(context.Context){a.keepKey, a.keepCRL, a.keepPointer, a.keepAddress, a.servePeers}
+	for _, loop := range loops {
+		group.Go(func() error { loop(ctx); return nil })
+	}
+	group.Go(func() error { return a.serveControl(ctx, control) })
+	a.Logger.Info("running", "node", a.config.Name, "listen", a.listener.Addr().String(), "chip", a.chip.Info().String())
+	return group.Wait()
+}
+
+// clock is the time to make and judge certificates by: a verified CRL knows
+// better than a clock that was set back (section 6).
+func (a *agent) clock() time.Time {
+	now := a.Now()
+	if crl := a.verifier.Trust().CRL; crl != nil && now.Before(crl.Head().ThisUpdate) {
+		return crl.Head().ThisUpdate
+	}
+	return now
+}
+
+// pointer returns the pointer record that is held.
+func (a *agent) pointer() *chancery.Pointer { return a.verifier.Trust().Pointer }
+
+// sleep waits, and reports whether ctx is still good then.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+

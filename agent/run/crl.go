@@ -1,0 +1,135 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/coordinator"
+	"github.com/chancery-pki/chancery/agent/state"
+)
+
+const (
+	// pollTime is how long the coordinator may let the agent wait for a newer
+	// list.
+	pollTime = 25 * time.Second
+	// pollLeast is the least time between two polls that brought nothing: a
+	// coordinator that answers at once must not make the agent spin.
+	pollLeast = time.Second
+)
+
+// keepCRL polls for newer lists until ctx ends.
+func (a *agent) keepCRL(ctx context.Context) {
+	failed := pause{longest: time.Minute}
+	for ctx.Err() == nil {
+		err := a.pollCRL(ctx, &failed)
+		if ctx.Err() != nil {
+			return
+		}
+		a.seekPointer(err)
+		if crlError(err) {
+			a.fail(topicCRL, err)
+		} else {
+			a.fail(topicCoordinator, err)
+		}
+		sleep(ctx, failed.next())
+	}
+}
+
+// pollCRL polls over one connection until something fails.
+func (a *agent) pollCRL(ctx context.Context, failed *pause) error {
+	conn, err := coordinator.Dial(ctx, a.pointer(), nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for {
+		start, before := time.Now(), a.crlNumber()
+		if err := a.updateCRL(ctx, conn, pollTime); err != nil {
+			return err
+		}
+		a.succeed(topicCoordinator)
+		a.succeed(topicCRL)
+		failed.reset()
+		if a.crlNumber() == before && !sleep(ctx, pollLeast-time.Since(start)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// fetchCRL fetches what is newer now, aside of the poll.
+func (a *agent) fetchCRL(ctx context.Context) error {
+	conn, err := coordinator.Dial(ctx, a.pointer(), nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return a.updateCRL(ctx, conn, 0)
+}
+
+// updateCRL asks once. A delta that does not fit is followed by the full list.
+func (a *agent) updateCRL(ctx context.Context, conn *coordinator.Conn, wait time.Duration) error {
+	list, err := conn.CRL(ctx, a.crlNumber(), wait)
+	if err != nil || list == nil {
+		return err
+	}
+	err = a.takeCRL(list)
+	if errors.Is(err, chancery.ErrCRLGap) {
+		if list, err = conn.CRL(ctx, 0, 0); err == nil {
+			err = a.takeCRL(list)
+		}
+	}
+	return err
+}
+
+// takeCRL has the verifier judge a list, saves it, and cuts the sessions of
+// those that it names.
+func (a *agent) takeCRL(list []byte) error {
+	a.crlMu.Lock()
+	defer a.crlMu.Unlock()
+	before := a.verifier.Trust().CRL
+	if n, err := chancery.CRLNumber(list); before == nil && err == nil && n < a.crlFloor {
+		return fmt.Errorf("%w: number %d, had %d", chancery.ErrCRLRollback, n, a.crlFloor)
+	}
+	crl, err := a.verifier.UpdateCRL(list, a.Now())
+	if errors.Is(err, chancery.ErrCRLFork) {
+		err = errors.Join(err, a.dir.RaiseAlarm(state.CRLFork, list))
+	}
+	if err != nil {
+		return err
+	}
+	if before == nil || crl.Head().Number > before.Head().Number {
+		if err := a.dir.SaveCRL(crl); err != nil {
+			return err
+		}
+		a.Logger.Debug("CRL", "number", crl.Head().Number, "revoked", crl.Revoked())
+	}
+	if cut := a.mesh.Recheck(); cut > 0 {
+		a.Logger.Info("sessions cut", "count", cut, "crl", crl.Head().Number)
+	}
+	return nil
+}
+
+func (a *agent) crlNumber() uint64 {
+	if crl := a.verifier.Trust().CRL; crl != nil {
+		return crl.Head().Number
+	}
+	return 0
+}
+
+// crlError tells what is wrong with a list from what is wrong on the way to
+// it.
+func crlError(err error) bool {
+	for _, e := range []error{
+		chancery.ErrCRLStale, chancery.ErrCRLFuture, chancery.ErrCRLRollback, chancery.ErrCRLFork, chancery.ErrCRLGap,
+		chancery.ErrCRLBody, chancery.ErrCRLFloor, chancery.ErrMalformed, chancery.ErrSignature, chancery.ErrHighS, chancery.ErrSigRange,
+		chancery.ErrSigLength, chancery.ErrSuiteFloor,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,53 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/chancery-pki/chancery"
+)
+
+// A Config is what an agent has to be told. The enrolment writes it; operators
+// may edit the addresses.
+type Config struct {
+	Name      string `toml:"name" comment:"name of the node, as in its certificate"`
+	Fleet     string `toml:"fleet" comment:"pin of the fleet"`
+	TPM       string `toml:"tpm" comment:"device of the TPM: /dev/tpmrm0, or swtpm:/path/to/socket"`
+	PCRs      []int  `toml:"pcrs" comment:"PCRs that the node quotes, and that a sealed key is sealed to"`
+	Listen    string `toml:"listen" comment:"where the node listens for its peers, host:port"`
+	Advertise string `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`
+}
+
+// DefaultListen is where a node listens for its peers unless told otherwise.
+const DefaultListen = ":7443"
+
+// Pin returns the fleet.
+func (c *Config) Pin() (chancery.FleetID, error) { return chancery.ParsePin(c.Fleet) }
+
+// Config returns the configuration. Unknown keys are errors.
+func (d *Dir) Config() (*Config, error) { return read(d, "agent.toml", parseConfig) }
+
+// SaveConfig replaces the configuration.
+func (d *Dir) SaveConfig(c *Config) error {
+	b, err := toml.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return d.write("agent.toml", b)
+}
+
+func parseConfig(b []byte) (*Config, error) {
+	c := &Config{Listen: DefaultListen}
+	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(c); err != nil {
+		return nil, err
+	}
+	if err := chancery.ValidateName(c.Name); err != nil {
+		return nil, err
+	}
+	if _, err := c.Pin(); err != nil {
+		return nil, fmt.Errorf("fleet: %w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,285 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/ledger"
+	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/merkle"
+)
+
+// An Admin serves operators.
+type Admin struct {
+	Authority *authority.Authority
+	Ledger    *ledger.Ledger
+	Store     *store.Store
+	Pointer   *chancery.Pointer
+	Token     TokenStatus // the PKCS#11 token
+	Started   time.Time
+	Now       func() time.Time
+	Logger    *slog.Logger
+}
+
+// The types below are the contract of the socket, and what the command line
+// prints with -o json.
+
+// A TokenStatus describes the token that holds CA:SK.
+type TokenStatus struct {
+	Label     string `json:"label"`
+	Serial    string `json:"serial"`
+	Model     string `json:"model"`
+	Simulator bool   `json:"simulator"`
+}
+
+// A Status is the coordinator at a glance.
+type Status struct {
+	Fleet       string      `json:"fleet" doc:"the pin"`
+	TrustDomain string      `json:"trust_domain"`
+	Token       TokenStatus `json:"token"`
+	Started     time.Time   `json:"started"`
+	LogSize     uint64      `json:"log_size"`
+	Nodes       int         `json:"nodes"`
+	Revoked     int         `json:"revoked_nodes"`
+	Pending     int         `json:"pending"`
+	Reseals     int         `json:"pending_reseals"`
+	Simulators  int         `json:"simulators"`
+	CRL         CRLStatus   `json:"crl"`
+	Pointer     struct {
+		Seq     uint64    `json:"seq"`
+		Expires time.Time `json:"expires"`
+	} `json:"pointer"`
+	Problems []string `json:"problems" doc:"what needs attention; empty is good"`
+}
+
+// A CRLStatus describes the current list.
+type CRLStatus struct {
+	Number     uint64    `json:"number"`
+	ThisUpdate time.Time `json:"this_update"`
+	NextUpdate time.Time `json:"next_update"`
+	Revoked    uint64    `json:"revoked"`
+	Bytes      int       `json:"bytes"`
+}
+
+// A TokenInput asks for a join token.
+type TokenInput struct {
+	Names   string   `json:"names"`
+	Roles   []string `json:"roles,omitempty"`
+	Uses    int      `json:"uses"`
+	Seconds int64    `json:"seconds"`
+	Approve bool     `json:"approve"`
+}
+
+// A TokenOutput holds a new join token: a secret.
+type TokenOutput struct {
+	Token   string    `json:"token"`
+	Pin     string    `json:"pin"`
+	Expires time.Time `json:"expires"`
+}
+
+// A NodeInfo describes a node, or somebody who waits to become one.
+type NodeInfo struct {
+	Name      string        `json:"name"`
+	NodeID    string        `json:"node_id"`
+	State     string        `json:"state" enum:"active,revoked,pending"`
+	Assurance string        `json:"assurance"`
+	Simulator bool          `json:"simulator"`
+	Sealed    bool          `json:"sealed"`
+	Roles     []string      `json:"roles"`
+	Chip      chancery.Chip `json:"chip"`
+	EK        string        `json:"ek" doc:"SHA-256 over the endorsement key, hexadecimal"`
+	Enrolled  time.Time     `json:"enrolled"`
+	Revoked   time.Time     `json:"revoked,omitzero"`
+	Reason    string        `json:"reason,omitempty"`
+	Address   string        `json:"address,omitempty"`
+	Serials   []string      `json:"serials,omitempty"`
+}
+
+// A CertificateInfo describes an entry of the log.
+type CertificateInfo struct {
+	Serial   string    `json:"serial"`
+	Name     string    `json:"name"`
+	NodeID   string    `json:"node_id"`
+	NotAfter time.Time `json:"not_after"`
+	Revoked  time.Time `json:"revoked,omitzero"`
+	Reason   string    `json:"reason,omitempty"`
+	DER      []byte    `json:"der,omitempty"`
+}
+
+// A RevokeInput says why.
+type RevokeInput struct {
+	Reason string `json:"reason" maxLength:"200"`
+}
+
+// A RevokeOutput says what a revocation did.
+type RevokeOutput struct {
+	Certificates int64  `json:"certificates"`
+	CRL          uint64 `json:"crl" doc:"number of the list that names them"`
+}
+
+// A ResealInfo is a boot state that a node asked to have approved.
+type ResealInfo struct {
+	Name     string         `json:"name"`
+	Epoch    uint64         `json:"epoch"`
+	Values   map[int][]byte `json:"pcr_values"`
+	Asked    time.Time      `json:"asked"`
+	Approved bool           `json:"approved"`
+}
+
+// A LogPage is a piece of the issuance log with the messages that certify it.
+type LogPage struct {
+	CA         string         `json:"ca"`
+	Log        uint16         `json:"log"`
+	Size       uint64         `json:"size"`
+	Entries    []LogEntry     `json:"entries"`
+	Subtrees   []LogSubtree   `json:"subtrees"`
+	Checkpoint *LogCheckpoint `json:"checkpoint,omitempty"`
+}
+
+// A LogEntry is an MTCLogEntry and the key that it has the hash of.
+type LogEntry struct {
+	Index uint64 `json:"index"`
+	Entry []byte `json:"entry"`
+	SPKI  []byte `json:"spki"`
+}
+
+// A LogSubtree is a signed batch.
+type LogSubtree struct {
+	BatchStart uint64 `json:"batch_start"`
+	Start      uint64 `json:"start"`
+	End        uint64 `json:"end"`
+	Root       []byte `json:"root"`
+	Signature  []byte `json:"signature" doc:"r || s; empty while CA:SK has not signed"`
+}
+
+// A LogCheckpoint is a signed statement of the log's size.
+type LogCheckpoint struct {
+	Size      uint64    `json:"size"`
+	Root      []byte    `json:"root"`
+	At        time.Time `json:"at"`
+	Signature []byte    `json:"signature"`
+}
+
+// PageSize is how many entries a LogPage has at most.
+const PageSize = 1000
+
+type named struct {
+	Name string `path:"name"`
+}
+
+// body is an answer that is one JSON document.
+type body[T any] struct{ Body T }
+
+// NewAdmin returns the handler for operators.
+func NewAdmin(a *Admin) http.Handler {
+	mux, api := newAPI("Chancery coordinator, for operators")
+	huma.Get(api, "/v1/status", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[Status], error) {
+		s, err := a.status(ctx)
+		return &body[Status]{s}, err
+	}))
+	huma.Post(api, "/v1/tokens", handle(a.Logger, func(ctx context.Context, in *body[TokenInput]) (*body[TokenOutput], error) {
+		t, expires, err := a.Authority.CreateToken(ctx, authority.TokenRequest{Names: in.Body.Names, Roles: in.Body.Roles,
+			Uses: in.Body.Uses, Life: time.Duration(in.Body.Seconds) * time.Second, Approve: in.Body.Approve})
+		if err != nil {
+			return nil, err
+		}
+		return &body[TokenOutput]{TokenOutput{t.Reveal(), a.Authority.Fleet().Pin(), expires}}, nil
+	}))
+	a.nodes(api)
+	a.certificates(api)
+	huma.Get(api, "/v1/reseals", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[[]ResealInfo], error) {
+		list, err := a.reseals(ctx)
+		return &body[[]ResealInfo]{list}, err
+	}))
+	huma.Post(api, "/v1/reseals/{name}/approve", handle(a.Logger, func(ctx context.Context, in *named) (*body[ResealInfo], error) {
+		w, err := a.Authority.ApproveReseal(ctx, in.Name)
+		if err != nil {
+			return nil, err
+		}
+		return &body[ResealInfo]{ResealInfo{in.Name, w.Epoch, w.PCRs, w.Asked, true}}, nil
+	}))
+	huma.Post(api, "/v1/crl", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*struct{}, error) {
+		return nil, a.Ledger.PublishCRL(ctx)
+	}))
+	mux.HandleFunc("GET /v1/crl", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Ledger.CRL().Marshal()) })
+	mux.HandleFunc("GET /v1/pointer", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Pointer.Marshal()) })
+	type logIn struct {
+		From uint64 `query:"from"`
+	}
+	huma.Get(api, "/v1/log", handle(a.Logger, func(ctx context.Context, in *logIn) (*body[LogPage], error) {
+		p, err := a.logPage(ctx, in.From)
+		return &body[LogPage]{p}, err
+	}))
+	return mux
+}
+
+func (a *Admin) nodes(api huma.API) {
+	huma.Get(api, "/v1/nodes", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[[]NodeInfo], error) {
+		list, err := a.nodeList(ctx)
+		return &body[[]NodeInfo]{list}, err
+	}))
+	huma.Get(api, "/v1/nodes/{name}", handle(a.Logger, func(ctx context.Context, in *named) (*body[[]NodeInfo], error) {
+		list, err := a.nodesCalled(ctx, in.Name)
+		return &body[[]NodeInfo]{list}, err
+	}))
+	huma.Post(api, "/v1/nodes/{name}/approve", handle(a.Logger, func(ctx context.Context, in *named) (*body[chancery.Verdict], error) {
+		v, err := a.Authority.Approve(ctx, in.Name)
+		if err != nil {
+			return nil, err
+		}
+		return &body[chancery.Verdict]{*v}, nil
+	}))
+	type revokeIn struct {
+		named
+		Body RevokeInput
+	}
+	huma.Post(api, "/v1/nodes/{name}/refuse", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*struct{}, error) {
+		return nil, a.Authority.Refuse(ctx, in.Name, in.Body.Reason)
+	}))
+	huma.Post(api, "/v1/nodes/{name}/revoke", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*body[RevokeOutput], error) {
+		n, err := a.Authority.RevokeNode(ctx, in.Name, in.Body.Reason)
+		return &body[RevokeOutput]{RevokeOutput{n, a.Ledger.CRL().Head().Number}}, err
+	}))
+}
+
+func (a *Admin) certificates(api huma.API) {
+	type serialIn struct {
+		Serial string `path:"serial"`
+	}
+	huma.Get(api, "/v1/certificates", handle(a.Logger, func(ctx context.Context, in *struct {
+		From uint64 `query:"from"`
+	}) (*body[[]CertificateInfo], error) {
+		list, err := a.certificateList(ctx, in.From)
+		return &body[[]CertificateInfo]{list}, err
+	}))
+	huma.Get(api, "/v1/certificates/{serial}", handle(a.Logger, func(ctx context.Context, in *serialIn) (*body[CertificateInfo], error) {
+		c, err := a.certificate(ctx, in.Serial)
+		return &body[CertificateInfo]{c}, err
+	}))
+	type revokeIn struct {
+		serialIn
+		Body RevokeInput
+	}
+	huma.Post(api, "/v1/certificates/{serial}/revoke", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*body[RevokeOutput], error) {
+		serial, err := parseSerial(in.Serial)
+		if err != nil {
+			return nil, err
+		}
+		err = a.Authority.RevokeCertificate(ctx, serial, in.Body.Reason)
+		return &body[RevokeOutput]{RevokeOutput{1, a.Ledger.CRL().Head().Number}}, err
+	}))
+}
+
+func parseSerial(s string) (merkle.Serial, error) {
+	serial, err := merkle.ParseSerial(s)
+	if err != nil {
+		return 0, &problem{chancery.Problem{Title: "Bad Request", Status: 400, Detail: err.Error(), Code: "bad-serial", Hint: "a serial number is LOG:INDEX, as in 1:42"}}
+	}
+	return serial, nil
+}

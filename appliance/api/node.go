@@ -1,0 +1,228 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/ledger"
+)
+
+// A Node serves nodes. Verifier judges those that present an N:C; whoever
+// publishes a CRL updates it.
+type Node struct {
+	Authority *authority.Authority
+	Ledger    *ledger.Ledger
+	Pointer   *chancery.Pointer
+	Verifier  *chancery.Verifier
+	Now       func() time.Time
+	Logger    *slog.Logger
+}
+
+const (
+	// maxBody is above an initial connection with the longest EK chain.
+	maxBody = 64 << 10
+	// maxInFlight bounds the enrolments under way; more are asked to wait.
+	maxInFlight = 512
+	// signTime is how long a request waits for CA:SK.
+	signTime = 30 * time.Second
+)
+
+// TLSConfig returns the configuration of the listener: nodes may present an
+// N:C, which the handlers that want one look at.
+func (n *Node) TLSConfig(cert tls.Certificate) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{cert},
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
+		ClientAuth:             tls.RequestClientCert,
+		SessionTicketsDisabled: true,
+	}
+}
+
+// NewNode returns the handler for nodes; the paths are those of package
+// chancery's messages.
+func NewNode(n *Node) http.Handler {
+	mux, api := newAPI("Chancery coordinator, for nodes")
+	slots := make(chan struct{}, maxInFlight)
+	enrolment := func(o *huma.Operation) {
+		o.MaxBodyBytes = maxBody
+		o.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+				next(ctx)
+			default:
+				ctx.SetHeader("Retry-After", "1")
+				huma.WriteErr(api, ctx, http.StatusServiceUnavailable, "too many enrolments are under way; try again")
+			}
+		}}
+	}
+
+	type connectIn struct{ Body chancery.InitialConnection }
+	type connectOut struct{ Body chancery.Answer }
+	connect := func(renewal bool) func(context.Context, *connectIn) (*connectOut, error) {
+		return func(ctx context.Context, in *connectIn) (*connectOut, error) {
+			ch, err := n.channel(ctx, renewal)
+			if err != nil {
+				return nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, signTime)
+			defer cancel()
+			a, err := n.Authority.Connect(ctx, ch, &in.Body)
+			if err != nil {
+				n.Logger.Info("initial connection refused", "name", in.Body.Name, "renewal", renewal, "reason", err)
+				return nil, err
+			}
+			return &connectOut{*a}, nil
+		}
+	}
+	huma.Post(api, "/v1/enroll", handle(n.Logger, connect(false)), enrolment)
+	huma.Post(api, "/v1/renew", handle(n.Logger, connect(true)), enrolment)
+
+	type intakeIn struct {
+		Intake string `path:"intake"`
+	}
+	type submitIn struct {
+		intakeIn
+		Body chancery.Submission
+	}
+	type verdictOut struct{ Body chancery.Verdict }
+	huma.Post(api, "/v1/enroll/{intake}", handle(n.Logger, func(ctx context.Context, in *submitIn) (*verdictOut, error) {
+		id, err := authority.ParseIntakeID(in.Intake)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, signTime)
+		defer cancel()
+		v, err := n.Authority.Submit(ctx, id, &in.Body)
+		if err != nil {
+			n.Logger.Info("submission refused", "intake", id, "reason", err)
+			return nil, err
+		}
+		return &verdictOut{*v}, nil
+	}), enrolment)
+	huma.Get(api, "/v1/enroll/{intake}", handle(n.Logger, func(ctx context.Context, in *intakeIn) (*verdictOut, error) {
+		id, err := authority.ParseIntakeID(in.Intake)
+		if err != nil {
+			return nil, err
+		}
+		v, err := n.Authority.Verdict(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return &verdictOut{*v}, nil
+	}))
+
+	type resealIn struct{ Body chancery.ResealRequest }
+	type resealOut struct{ Body chancery.ResealAnswer }
+	huma.Post(api, "/v1/reseal", handle(n.Logger, func(ctx context.Context, in *resealIn) (*resealOut, error) {
+		a, err := n.Authority.Reseal(ctx, &in.Body)
+		if err != nil {
+			return nil, err
+		}
+		return &resealOut{*a}, nil
+	}), enrolment)
+
+	type addressIn struct{ Body chancery.Address }
+	huma.Put(api, "/v1/address", handle(n.Logger, func(ctx context.Context, in *addressIn) (*struct{}, error) {
+		ch, err := n.channel(ctx, true)
+		if err != nil {
+			return nil, err
+		}
+		return nil, n.Authority.SetAddress(ctx, ch.Peer, in.Body.Address)
+	}), func(o *huma.Operation) { o.MaxBodyBytes = 4 << 10 })
+	type nameIn struct {
+		Name string `path:"name"`
+	}
+	type addressOut struct{ Body chancery.Address }
+	huma.Get(api, "/v1/address/{name}", handle(n.Logger, func(ctx context.Context, in *nameIn) (*addressOut, error) {
+		a, err := n.Authority.Address(ctx, in.Name)
+		if err != nil {
+			return nil, err
+		}
+		return &addressOut{a}, nil
+	}))
+
+	// The signed objects are served as they are; they prove themselves.
+	mux.HandleFunc("GET /.well-known/chancery/pointer", func(w http.ResponseWriter, r *http.Request) {
+		binary(w, n.Pointer.Marshal())
+	})
+	type crlIn struct {
+		After uint64 `query:"after"`
+		Wait  int    `query:"wait" minimum:"0" maximum:"60" doc:"seconds to wait for a newer list"`
+	}
+	type crlOut struct {
+		Status      int
+		ContentType string `header:"Content-Type"`
+		Body        []byte
+	}
+	huma.Get(api, "/v1/crl", handle(n.Logger, func(ctx context.Context, in *crlIn) (*crlOut, error) {
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(in.Wait)*time.Second)
+		defer cancel()
+		for {
+			update, changed, err := n.Ledger.CRLAfter(in.After)
+			if err != nil {
+				return nil, err
+			}
+			if update != nil {
+				return &crlOut{Status: http.StatusOK, ContentType: "application/octet-stream", Body: update}, nil
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return &crlOut{Status: http.StatusNoContent}, nil
+			}
+		}
+	}))
+	return withTLS(mux)
+}
+
+func binary(w http.ResponseWriter, b []byte) {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Write(b)
+}
+
+type tlsKey struct{}
+
+// withTLS hands the connection's TLS state to handlers.
+func withTLS(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tlsKey{}, r.TLS)))
+	})
+}
+
+// channel describes the connection of a request, and who is at its other end
+// where the handler needs to know.
+func (n *Node) channel(ctx context.Context, authenticated bool) (authority.Channel, error) {
+	var ch authority.Channel
+	state, _ := ctx.Value(tlsKey{}).(*tls.ConnectionState)
+	if state == nil {
+		return ch, &problem{chancery.Problem{Title: "Bad Request", Status: 400, Detail: "not over TLS", Code: "no-tls"}}
+	}
+	exporter, err := state.ExportKeyingMaterial(chancery.ExporterLabel, nil, len(ch.Exporter))
+	if err != nil {
+		return ch, err
+	}
+	copy(ch.Exporter[:], exporter)
+	if !authenticated {
+		return ch, nil
+	}
+	certs := make([][]byte, len(state.PeerCertificates))
+	for i, c := range state.PeerCertificates {
+		certs[i] = c.Raw
+	}
+	ch.Peer, err = n.Verifier.Verify(certs, "", chancery.NodeID{}, chancery.Policy{}, n.Now())
+	if err != nil {
+		n.Logger.Info("node refused", "reason", err)
+		return ch, &problem{chancery.Problem{Title: "Unauthorized", Status: 401, Detail: err.Error(), Code: "not-a-node"}}
+	}
+	return ch, nil
+}

@@ -1,0 +1,226 @@
+package api
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/merkle"
+)
+
+func (a *Admin) status(ctx context.Context) (s Status, err error) {
+	crl := a.Ledger.CRL()
+	s = Status{
+		Fleet:       a.Authority.Fleet().Pin(),
+		TrustDomain: a.Pointer.TrustDomain,
+		Token:       a.Token,
+		Started:     a.Started,
+		LogSize:     a.Ledger.Size(),
+		CRL: CRLStatus{Number: crl.Head().Number, ThisUpdate: crl.Head().ThisUpdate, NextUpdate: crl.Head().NextUpdate,
+			Revoked: crl.Revoked(), Bytes: len(crl.Marshal())},
+		Problems: []string{},
+	}
+	s.Pointer.Seq, s.Pointer.Expires = a.Pointer.Seq, a.Pointer.Expires
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		nodes, err := tx.Nodes()
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			switch {
+			case n.State == store.NodeRevoked:
+				s.Revoked++
+			default:
+				s.Nodes++
+				if n.Simulator {
+					s.Simulators++
+				}
+			}
+		}
+		pending, err := tx.Intakes(store.IntakePending)
+		if err != nil {
+			return err
+		}
+		s.Pending = len(pending)
+		reseals, err := tx.Reseals()
+		for _, r := range reseals {
+			if r.Signature == nil {
+				s.Reseals++
+			}
+		}
+		return err
+	})
+	now := a.Now()
+	if err := crl.Fresh(now); err != nil {
+		s.Problems = append(s.Problems, err.Error())
+	}
+	if left := a.Pointer.Expires.Sub(now); left < 30*24*time.Hour {
+		s.Problems = append(s.Problems, fmt.Sprintf("pointer record expires %s", a.Pointer.Expires.Format(time.RFC3339)))
+	}
+	return s, err
+}
+
+func nodeInfo(n *store.Node) NodeInfo {
+	return NodeInfo{Name: n.Name, NodeID: n.ID.String(), State: n.State, Assurance: n.Assurance.String(), Simulator: n.Simulator, Sealed: n.Seal != nil,
+		Roles: n.Roles, Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, Address: n.Address}
+}
+
+func (a *Admin) nodeList(ctx context.Context) (list []NodeInfo, err error) {
+	list = []NodeInfo{}
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		nodes, err := tx.Nodes()
+		if err != nil {
+			return err
+		}
+		for i := range nodes {
+			list = append(list, nodeInfo(&nodes[i]))
+		}
+		pending, err := tx.Intakes(store.IntakePending)
+		for _, p := range pending {
+			list = append(list, NodeInfo{Name: p.Name, NodeID: p.NodeID.String(), State: "pending", Assurance: p.Facts.Assurance.String(), Simulator: p.Facts.Simulator,
+				Sealed: p.Facts.Seal != nil, Roles: p.Facts.Roles, Chip: p.Facts.Chip, EK: hex.EncodeToString(p.Facts.EKDigest[:]), Enrolled: p.Created})
+		}
+		return err
+	})
+	return list, err
+}
+
+func (a *Admin) nodesCalled(ctx context.Context, name string) ([]NodeInfo, error) {
+	all, err := a.nodeList(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := []NodeInfo{}
+	for _, n := range all {
+		if n.Name == name {
+			found = append(found, n)
+		}
+	}
+	if len(found) == 0 {
+		return nil, &problem{chancery.Problem{Title: "Not Found", Status: 404, Detail: "no node is called " + name, Code: "not-found", Hint: "see: chancery node list"}}
+	}
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		for i := range found {
+			id, err := hex.DecodeString(found[i].NodeID)
+			if err != nil {
+				return err
+			}
+			entries, err := tx.EntriesOf(a.Ledger.Log(), chancery.NodeID(id))
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				found[i].Serials = append(found[i].Serials, fmt.Sprintf("%d:%d", a.Ledger.Log().Number, e.Index))
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (a *Admin) certificateInfo(e *store.Entry) (CertificateInfo, error) {
+	entry, err := merkle.ParseEntry(e.Entry)
+	if err != nil {
+		return CertificateInfo{}, err
+	}
+	return CertificateInfo{Serial: fmt.Sprintf("%d:%d", a.Ledger.Log().Number, e.Index), Name: chancery.CommonName(entry.RawSubject), NodeID: e.NodeID.String(),
+		NotAfter: e.NotAfter, Revoked: e.Revoked, Reason: e.Reason}, nil
+}
+
+func (a *Admin) certificateList(ctx context.Context, from uint64) (list []CertificateInfo, err error) {
+	list = []CertificateInfo{}
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		entries, err := tx.Entries(a.Ledger.Log(), from, PageSize)
+		for i := range entries {
+			c, err := a.certificateInfo(&entries[i])
+			if err != nil {
+				return err
+			}
+			list = append(list, c)
+		}
+		return err
+	})
+	return list, err
+}
+
+func (a *Admin) certificate(ctx context.Context, s string) (c CertificateInfo, err error) {
+	serial, err := parseSerial(s)
+	if err != nil {
+		return c, err
+	}
+	nc, err := a.Ledger.Certificate(ctx, serial)
+	if errors.Is(err, store.ErrNotFound) {
+		return c, &problem{chancery.Problem{Title: "Not Found", Status: 404, Detail: "no certificate has the serial number " + serial.String(), Code: "not-found"}}
+	}
+	if err != nil {
+		return c, err
+	}
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		e, err := tx.Entry(a.Ledger.Log(), serial.Index())
+		if err == nil {
+			c, err = a.certificateInfo(e)
+		}
+		return err
+	})
+	c.DER = nc.Raw()
+	return c, err
+}
+
+func (a *Admin) reseals(ctx context.Context) (list []ResealInfo, err error) {
+	list = []ResealInfo{}
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		all, err := tx.Reseals()
+		if err != nil {
+			return err
+		}
+		for _, r := range all {
+			node, err := tx.Node(r.NodeID)
+			if err != nil {
+				return err
+			}
+			list = append(list, ResealInfo{node.Name, r.Epoch, r.PCRs, r.Asked, r.Signature != nil})
+		}
+		return nil
+	})
+	return list, err
+}
+
+func (a *Admin) logPage(ctx context.Context, from uint64) (p LogPage, err error) {
+	l := a.Ledger.Log()
+	p = LogPage{CA: l.CA, Log: l.Number, Entries: []LogEntry{}, Subtrees: []LogSubtree{}}
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		if p.Size, err = tx.LogSize(l); err != nil {
+			return err
+		}
+		entries, err := tx.Entries(l, from, PageSize)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			p.Entries = append(p.Entries, LogEntry{e.Index, e.Entry, e.SPKI})
+		}
+		subtrees, err := tx.Subtrees(l, from, PageSize)
+		if err != nil {
+			return err
+		}
+		for _, s := range subtrees {
+			if s.BatchStart < from+PageSize {
+				p.Subtrees = append(p.Subtrees, LogSubtree{s.BatchStart, s.Tree.Start, s.Tree.End, s.Root[:], s.Signature})
+			}
+		}
+		c, err := tx.LatestCheckpoint(l)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		p.Checkpoint = &LogCheckpoint{c.Size, c.Root[:], c.At, c.Signature}
+		return nil
+	})
+	return p, err
+}

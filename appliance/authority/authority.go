@@ -1,0 +1,98 @@
+// Package authority decides: who is enrolled, what is issued, renewed and
+// revoked, and which boot states are approved.
+//
+// Start with [New]. [Authority.Connect] and [Authority.Submit] are the two
+// halves of an enrolment (docs/protocol.md section 4), [Authority.Revoke]
+// its end. Everything that it works with is given to it: the store, the ledger
+// through which CA:SK signs, the clock.
+//
+// # Failure
+//
+// A *[Refusal] is a rule that says no; it carries what to tell the other side.
+// All other errors are the coordinator's own trouble and no business of a
+// node's.
+package authority
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/ledger"
+	"github.com/chancery-pki/chancery/appliance/store"
+)
+
+// A Config holds the rules, and what the authority works with.
+type Config struct {
+	Store    *store.Store
+	Ledger   *ledger.Ledger
+	Pointer  *chancery.Pointer
+	Approval chancery.Signer // the pointer record's approval key
+	Now      func() time.Time
+
+	// EKRoots are the manufacturers whose EK certificates are believed.
+	EKRoots *x509.CertPool
+	// SimulatorRoots are the makers of simulators. Chips under them are
+	// simulators, whatever they say.
+	SimulatorRoots *x509.CertPool
+	AllowSimulator bool
+	// MinAssurance is the least that a chip must prove.
+	MinAssurance chancery.AssuranceLevel
+	// Life is the life of a certificate, at most the pointer record's MaxLife.
+	Life time.Duration
+	// DNSSuffix, if not empty, gives every node the DNS name NAME.SUFFIX.
+	DNSSuffix string
+}
+
+// An Authority applies the rules. Its methods may be called concurrently.
+type Authority struct {
+	Config
+	fleet chancery.FleetID
+	// challengeKey makes reseal challenges that need no state. It is new with
+	// every start; a challenge that spans a restart is asked for again.
+	challengeKey [32]byte
+}
+
+// New returns an authority.
+func New(c Config) (*Authority, error) {
+	if c.Life <= 0 || c.Life > c.Pointer.MaxLife {
+		return nil, fmt.Errorf("certificate life %s must be longer than 0 and not longer than the pointer record's %s", c.Life, c.Pointer.MaxLife)
+	}
+	if !c.Approval.PublicKey().Equal(c.Pointer.Approval) {
+		return nil, fmt.Errorf("the approval key is %s, the pointer record says %s", c.Approval.PublicKey(), c.Pointer.Approval)
+	}
+	a := &Authority{Config: c, fleet: c.Pointer.FleetID()}
+	rand.Read(a.challengeKey[:])
+	return a, nil
+}
+
+// Fleet returns the fleet.
+func (a *Authority) Fleet() chancery.FleetID { return a.fleet }
+
+// A Refusal is a rule that says no.
+type Refusal struct {
+	Status int    // as in HTTP
+	Code   string // for programs
+	Detail string
+	Tip    string
+}
+
+func (r *Refusal) Error() string { return r.Detail }
+
+// Hint returns the advice.
+func (r *Refusal) Hint() string { return r.Tip }
+
+func refuse(status int, code, tip, format string, args ...any) *Refusal {
+	return &Refusal{Status: status, Code: code, Detail: fmt.Sprintf(format, args...), Tip: tip}
+}
+
+// notFound turns a missing row into a refusal.
+func notFound(err error, format string, args ...any) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return refuse(404, "not-found", "", format, args...)
+	}
+	return err
+}

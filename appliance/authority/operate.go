@@ -1,0 +1,158 @@
+package authority
+
+import (
+	"context"
+	"errors"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/merkle"
+)
+
+// A TokenRequest says what a join token shall be good for.
+type TokenRequest struct {
+	Names   string // glob, as in "edge-*"
+	Roles   []string
+	Uses    int
+	Life    time.Duration
+	Approve bool // an operator approves each use
+}
+
+// CreateToken makes a join token. The caller reveals it to whoever joins; the
+// coordinator keeps only what it needs to check it.
+func (a *Authority) CreateToken(ctx context.Context, r TokenRequest) (chancery.Token, time.Time, error) {
+	if _, err := path.Match(r.Names, ""); err != nil || r.Names == "" {
+		return chancery.Token{}, time.Time{}, refuse(400, "bad-glob", "a pattern like edge-* or a plain name", "%q is not a pattern for names", r.Names)
+	}
+	if r.Uses < 1 || r.Life <= 0 {
+		return chancery.Token{}, time.Time{}, refuse(400, "bad-token", "", "a token with %d uses and a life of %s is good for nothing", r.Uses, r.Life)
+	}
+	roles := slices.Compact(slices.Sorted(slices.Values(r.Roles)))
+	for _, role := range roles {
+		if err := chancery.ValidateName(role); err != nil {
+			return chancery.Token{}, time.Time{}, refuse(400, "bad-role", "", "role: %v", err)
+		}
+	}
+	now := a.Now()
+	t := chancery.NewToken(a.fleet)
+	k := &store.Token{ID: t.ID, Key: t.Key(), Names: r.Names, Roles: roles, Approve: r.Approve, UsesLeft: r.Uses, Created: now, Expires: now.Add(r.Life)}
+	return t, k.Expires, a.Store.Update(ctx, func(tx *store.Tx) error { return tx.InsertToken(k) })
+}
+
+// Approve issues what a node of the name waits for.
+func (a *Authority) Approve(ctx context.Context, name string) (*chancery.Verdict, error) {
+	in, err := a.pending(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	err = a.Store.Update(ctx, func(tx *store.Tx) error {
+		return tx.MoveIntake(in.ID, store.IntakePending, store.IntakeApproved, "")
+	})
+	if err != nil {
+		return nil, notFound(err, "%s does not wait for approval any more", name)
+	}
+	return a.Verdict(ctx, in.ID)
+}
+
+// Refuse turns down what a node of the name waits for.
+func (a *Authority) Refuse(ctx context.Context, name, reason string) error {
+	in, err := a.pending(ctx, name)
+	if err != nil {
+		return err
+	}
+	return a.Store.Update(ctx, func(tx *store.Tx) error {
+		return notFound(tx.MoveIntake(in.ID, store.IntakePending, store.IntakeRefused, reason), "%s does not wait for approval any more", name)
+	})
+}
+
+func (a *Authority) pending(ctx context.Context, name string) (*store.Intake, error) {
+	var list []store.Intake
+	err := a.Store.View(ctx, func(tx *store.Tx) (err error) {
+		list, err = tx.Intakes(store.IntakePending)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(i store.Intake) bool { return i.Name != name })
+	switch len(list) {
+	case 0:
+		return nil, refuse(404, "not-found", "see: chancery node list", "no node %s waits for approval", name)
+	case 1:
+		return &list[0], nil
+	}
+	return nil, refuse(409, "several", "refuse all of them and let the right one join again", "%d nodes that call themselves %s wait for approval", len(list), name)
+}
+
+// RevokeNode revokes a node with all of its certificates and its pending
+// intakes, and publishes the list that says so. When it returns, the
+// coordinator serves that list.
+func (a *Authority) RevokeNode(ctx context.Context, name, reason string) (certificates int64, err error) {
+	err = a.Store.Update(ctx, func(tx *store.Tx) error {
+		node, err := tx.NodeByName(name)
+		if err != nil {
+			return notFound(err, "no node is called %s", name)
+		}
+		certificates, err = tx.RevokeNode(node.ID, reason, a.Now())
+		if errors.Is(err, store.ErrNotFound) {
+			return refuse(409, "revoked", "", "%s was revoked %s already", name, node.Revoked.Format(time.RFC3339))
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return certificates, a.Ledger.PublishCRL(ctx)
+}
+
+// RevokeCertificate revokes one certificate and publishes the list that says
+// so; its node may keep others, and may renew.
+func (a *Authority) RevokeCertificate(ctx context.Context, serial merkle.Serial, reason string) error {
+	err := a.Store.Update(ctx, func(tx *store.Tx) error {
+		l := a.Ledger.Log()
+		if serial.Log() != l.Number {
+			return refuse(404, "not-found", "", "no certificate has the serial number %s", serial)
+		}
+		e, err := tx.Entry(l, serial.Index())
+		if err != nil {
+			return notFound(err, "no certificate has the serial number %s", serial)
+		}
+		if !e.Revoked.IsZero() {
+			return refuse(409, "revoked", "", "certificate %s was revoked %s already", serial, e.Revoked.Format(time.RFC3339))
+		}
+		return tx.RevokeEntry(l, serial.Index(), reason, a.Now())
+	})
+	if err != nil {
+		return err
+	}
+	return a.Ledger.PublishCRL(ctx)
+}
+
+// SetAddress notes where a node listens: a hint for whoever wants to dial it.
+func (a *Authority) SetAddress(ctx context.Context, peer *chancery.Peer, address string) error {
+	if len(address) == 0 || len(address) > 255 {
+		return refuse(400, "malformed", "", "an address has 1 to 255 characters")
+	}
+	return a.Store.Update(ctx, func(tx *store.Tx) error {
+		return notFound(tx.SetAddress(peer.NodeID, address, a.Now()), "node is not enrolled")
+	})
+}
+
+// Address returns where a node said that it listens.
+func (a *Authority) Address(ctx context.Context, name string) (addr chancery.Address, err error) {
+	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		node, err := tx.NodeByName(name)
+		if err != nil || node.State != store.NodeActive || node.Address == "" {
+			if err == nil {
+				err = store.ErrNotFound
+			}
+			return notFound(err, "no address is known for a node called %s", name)
+		}
+		addr = chancery.Address{Name: node.Name, Address: node.Address, Seen: node.Seen}
+		return nil
+	})
+	return addr, err
+}

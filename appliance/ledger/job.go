@@ -1,0 +1,530 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/merkle"
+)
+
+// maxBatch bounds a batch: hashing and proofs of 2^16 entries stay below what
+// a signature of a fast token costs.
+const maxBatch = 1 << 16
+
+// A job is what waits for CA:SK.
+type job struct {
+	answers     []*answer
+	issues      []*issue
+	crls        []chan error
+	checkpoints []chan error
+}
+
+func (j *job) empty() bool {
+	return len(j.answers)+len(j.issues)+len(j.crls)+len(j.checkpoints) == 0
+}
+
+type answer struct {
+	cans *chancery.CANS
+	done chan error
+}
+
+type issue struct {
+	request Request
+	subject *chancery.Subject
+	index   uint64
+	done    chan issued
+}
+
+type issued struct {
+	certificate *chancery.Certificate
+	err         error
+}
+
+// A Request asks for one certificate.
+type Request interface {
+	// Prepare is called inside the transaction that appends the entry. It
+	// checks once more that the certificate may be issued (a revocation may
+	// have come in between) and returns what it is to say; notBefore is the
+	// time of the append. An error refuses this request and no other.
+	Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject, error)
+	// Appended is called in the same transaction with the entry's place. An
+	// error fails the whole batch.
+	Appended(tx *store.Tx, ca string, serial merkle.Serial) error
+}
+
+func (l *Ledger) enqueue(add func(*job)) {
+	l.mu.Lock()
+	add(&l.queue)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default: // the loop will look anyway
+	}
+}
+
+func wait[T any](ctx context.Context, l *Ledger, done <-chan T) (v T, err error) {
+	select {
+	case v = <-done:
+		return v, nil
+	case <-ctx.Done():
+		return v, ctx.Err()
+	case <-l.done:
+		select {
+		case v = <-done: // answered while closing
+			return v, nil
+		default:
+			return v, ErrClosed
+		}
+	}
+}
+
+// Answer signs a CA:N:S, together with all others that wait.
+func (l *Ledger) Answer(ctx context.Context, c *chancery.CANS) error {
+	a := &answer{cans: c, done: make(chan error, 1)}
+	l.enqueue(func(j *job) { j.answers = append(j.answers, a) })
+	err, waitErr := wait(ctx, l, a.done)
+	return errors.Join(err, waitErr)
+}
+
+// Issue appends an entry to the log and returns its certificate.
+func (l *Ledger) Issue(ctx context.Context, r Request) (*chancery.Certificate, error) {
+	i := &issue{request: r, done: make(chan issued, 1)}
+	l.enqueue(func(j *job) { j.issues = append(j.issues, i) })
+	v, err := wait(ctx, l, i.done)
+	if err != nil {
+		return nil, err
+	}
+	return v.certificate, v.err
+}
+
+// PublishCRL makes the next list: a heartbeat, or one that names what was
+// revoked since the last. When it returns, readers see it.
+func (l *Ledger) PublishCRL(ctx context.Context) error {
+	done := make(chan error, 1)
+	l.enqueue(func(j *job) { j.crls = append(j.crls, done) })
+	err, waitErr := wait(ctx, l, done)
+	return errors.Join(err, waitErr)
+}
+
+// Checkpoint signs the log's present size and root.
+func (l *Ledger) Checkpoint(ctx context.Context) error {
+	done := make(chan error, 1)
+	l.enqueue(func(j *job) { j.checkpoints = append(j.checkpoints, done) })
+	err, waitErr := wait(ctx, l, done)
+	return errors.Join(err, waitErr)
+}
+
+// take returns what waits, up to a batch of each kind.
+func (l *Ledger) take() job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	j := l.queue
+	l.queue = job{}
+	if len(j.answers) > maxBatch {
+		j.answers, l.queue.answers = j.answers[:maxBatch], j.answers[maxBatch:]
+	}
+	if len(j.issues) > maxBatch {
+		j.issues, l.queue.issues = j.issues[:maxBatch], j.issues[maxBatch:]
+	}
+	return j
+}
+
+func (l *Ledger) loop(ctx context.Context) {
+	defer close(l.done)
+	for {
+		j := l.take()
+		if j.empty() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-l.wake:
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		l.run(ctx, &j)
+	}
+}
+
+// run does one job. Lists come first: their signing does not wait for the
+// rest, and what they revoke is in force the sooner.
+func (l *Ledger) run(ctx context.Context, j *job) {
+	if len(j.crls) > 0 {
+		err := l.runCRL(ctx)
+		for _, done := range j.crls {
+			done <- err
+		}
+	}
+	var g errgroup.Group
+	g.Go(func() error { l.runAnswers(ctx, j.answers); return nil })
+	g.Go(func() error { l.runIssues(ctx, j.issues); return nil })
+	g.Wait()
+	if len(j.checkpoints) > 0 {
+		err := l.runCheckpoint(ctx)
+		for _, done := range j.checkpoints {
+			done <- err
+		}
+	}
+}
+
+// sign has the token sign a message that is committed already, and keeps
+// trying while the token fails: the message cannot be taken back.
+func (l *Ledger) sign(ctx context.Context, s chancery.Statement) (chancery.Signature, error) {
+	delay := 50 * time.Millisecond
+	for {
+		sig, err := l.Signer.Sign(ctx, l.fleet, s)
+		if err == nil {
+			return sig, nil
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %w", ErrClosed, err)
+		}
+		l.Logger.Error("CA:SK does not sign", "error", err, "retry_in", delay)
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrClosed, err)
+		}
+		delay = min(2*delay, 5*time.Second)
+	}
+}
+
+// runAnswers signs one tree of CA:N:S. Nothing is committed before: an answer
+// is no statement about the coordinator's state, and its intake is stored.
+func (l *Ledger) runAnswers(ctx context.Context, answers []*answer) {
+	if len(answers) == 0 {
+		return
+	}
+	list := make([]*chancery.CANS, len(answers))
+	for i, a := range answers {
+		list[i] = a.cans
+	}
+	tree, err := chancery.BatchCANS(list)
+	var sig chancery.Signature
+	if err == nil {
+		sig, err = l.sign(ctx, tree)
+	}
+	for _, a := range answers {
+		a.cans.Signature = sig
+		a.done <- err
+	}
+}
+
+// runIssues appends a batch and signs the smallest subtree that holds it.
+func (l *Ledger) runIssues(ctx context.Context, issues []*issue) {
+	if len(issues) == 0 {
+		return
+	}
+	batch, subtree, leaves, err := l.appendBatch(ctx, issues)
+	if err != nil {
+		for _, i := range issues {
+			i.done <- issued{err: err}
+		}
+		l.resync(ctx)
+		return
+	}
+	if len(batch) == 0 {
+		return
+	}
+	l.treeMu.Lock()
+	l.tree.Append(leaves...)
+	l.treeMu.Unlock()
+	if err := l.signSubtree(ctx, subtree); err != nil {
+		for _, i := range batch {
+			i.done <- issued{err: err}
+		}
+		return
+	}
+	for _, i := range batch {
+		c, err := l.assemble(i.subject, i.index, subtree)
+		i.done <- issued{c, err}
+	}
+}
+
+// resync takes up what a commit left behind that failed but took place: a
+// failure to commit does not say which. Until it succeeds nothing is appended.
+func (l *Ledger) resync(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := l.Store.View(ctx, func(tx *store.Tx) error {
+			var leaves []merkle.Hash
+			if err := tx.Leaves(l.log, func(h merkle.Hash) { leaves = append(leaves, h) }); err != nil {
+				return err
+			}
+			l.treeMu.Lock()
+			defer l.treeMu.Unlock()
+			l.tree.Append(leaves[l.tree.Size():]...)
+			return nil
+		})
+		if err == nil {
+			err = l.signLeftovers(ctx)
+		}
+		if err == nil {
+			return
+		}
+		l.Logger.Error("log cannot be read", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// appendBatch fixes the batch: entries, their requests' state and the subtree
+// message, in one transaction. Requests that are refused get their answer and
+// are not in the batch that it returns.
+func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*issue, subtree *store.Subtree, leaves []merkle.Hash, err error) {
+	refused := map[*issue]error{}
+	err = l.Store.Update(ctx, func(tx *store.Tx) error {
+		start := l.Size()
+		next := start
+		now := time.Unix(l.Now().Unix(), 0).UTC()
+		for _, i := range issues {
+			subject, err := i.request.Prepare(tx, now)
+			if err == nil {
+				err = l.lint(subject)
+			}
+			if err != nil {
+				refused[i] = err
+				continue
+			}
+			serial, err := merkle.NewSerial(l.logNo, next)
+			if err != nil {
+				return err
+			}
+			e, err := l.entry(subject, next)
+			if err != nil {
+				return err
+			}
+			if err := tx.AppendEntry(l.log, e); err != nil {
+				return err
+			}
+			if err := i.request.Appended(tx, l.log.CA, serial); err != nil {
+				return err
+			}
+			i.subject, i.index = subject, next
+			batch, leaves = append(batch, i), append(leaves, e.Leaf)
+			next++
+		}
+		if next == start {
+			return nil
+		}
+		subtree = &store.Subtree{BatchStart: start, Tree: merkle.Smallest(start, next)}
+		if subtree.Root, err = l.rootWith(subtree.Tree, leaves); err != nil {
+			return err
+		}
+		return tx.InsertSubtree(l.log, subtree)
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for i, err := range refused {
+		i.done <- issued{err: err}
+	}
+	return batch, subtree, leaves, nil
+}
+
+// lint holds a subject against what the pointer record promises verifiers.
+func (l *Ledger) lint(s *chancery.Subject) error {
+	if life := s.NotAfter.Sub(s.NotBefore); life > l.Pointer.MaxLife {
+		return fmt.Errorf("certificate life %s must not be longer than the pointer record's %s", life, l.Pointer.MaxLife)
+	}
+	if s.TrustDomain != l.Pointer.TrustDomain {
+		return fmt.Errorf("trust domain %q must be the pointer record's %q", s.TrustDomain, l.Pointer.TrustDomain)
+	}
+	_, err := s.Fields(l.ca)
+	return err
+}
+
+func (l *Ledger) entry(s *chancery.Subject, index uint64) (*store.Entry, error) {
+	f, err := s.Fields(l.ca)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := merkle.MarshalEntry(f)
+	if err != nil {
+		return nil, err
+	}
+	return &store.Entry{Index: index, Entry: raw, Leaf: merkle.HashLeaf(raw), SPKI: f.SPKI, NodeID: chancery.NewNodeID(l.fleet, s.NodeKey), NotAfter: s.NotAfter}, nil
+}
+
+// rootWith returns the hash of a subtree that ends with leaves which are not
+// in the tree yet.
+func (l *Ledger) rootWith(s merkle.Subtree, leaves []merkle.Hash) (merkle.Hash, error) {
+	// The subtree begins at a multiple of its size rounded up, so its part in
+	// the old tree is hashed like any tree that starts at zero.
+	l.treeMu.RLock()
+	defer l.treeMu.RUnlock()
+	var t merkle.Tree
+	for i := s.Start; i < l.tree.Size(); i++ {
+		h, err := l.tree.Subtree(merkle.Subtree{Start: i, End: i + 1})
+		if err != nil {
+			return merkle.Hash{}, err
+		}
+		t.Append(h)
+	}
+	t.Append(leaves...)
+	return t.Root(), nil
+}
+
+func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) error {
+	sig, err := l.sign(ctx, chancery.NewSubtree(l.ca, l.logNo, s.Tree, s.Root))
+	if err != nil {
+		return err
+	}
+	s.Signature = sig
+	return l.Store.Update(ctx, func(tx *store.Tx) error { return tx.SignSubtree(l.log, s) })
+}
+
+// assemble puts N:C together.
+func (l *Ledger) assemble(s *chancery.Subject, index uint64, subtree *store.Subtree) (*chancery.Certificate, error) {
+	serial, err := merkle.NewSerial(l.logNo, index)
+	if err != nil {
+		return nil, err
+	}
+	proof, err := l.proof(index, subtree)
+	if err != nil {
+		return nil, err
+	}
+	return chancery.NewCertificate(s, l.ca, serial, proof)
+}
+
+func (l *Ledger) proof(index uint64, subtree *store.Subtree) (merkle.Proof, error) {
+	l.treeMu.RLock()
+	defer l.treeMu.RUnlock()
+	path, err := l.tree.Inclusion(index, subtree.Tree)
+	if err != nil {
+		return merkle.Proof{}, err
+	}
+	return merkle.Proof{
+		Subtree:    subtree.Tree,
+		Inclusion:  path,
+		Signatures: []merkle.SubtreeSignature{{Cosigner: l.ca, Signature: subtree.Signature.ASN1()}},
+	}, nil
+}
+
+// runCRL fixes the next list from what is committed, signs it and shows it.
+func (l *Ledger) runCRL(ctx context.Context) error {
+	previous := l.CRL()
+	var next *chancery.CRL
+	err := l.Store.Update(ctx, func(tx *store.Tx) error {
+		now := l.Now()
+		if previous != nil && now.Before(previous.Head().ThisUpdate) {
+			now = previous.Head().ThisUpdate // a clock set back does not make an older list
+		}
+		// Only this job appends, so the size cannot move under the set.
+		size, err := tx.LogSize(l.log)
+		if err != nil {
+			return err
+		}
+		from := uint64(0)
+		if previous != nil {
+			for _, known := range previous.Head().Logs {
+				if known.CA == l.ca && known.Log == l.logNo {
+					from = known.First
+				}
+			}
+		}
+		set := chancery.RevokedSet{CA: l.ca, Log: l.logNo, Size: size}
+		if set.First, err = tx.FirstLive(l.log, from, size, now); err != nil {
+			return err
+		}
+		if set.Indexes, err = tx.RevokedFrom(l.log, set.First); err != nil {
+			return err
+		}
+		if next, err = chancery.NextCRL(previous, []chancery.RevokedSet{set}, now, now.Add(l.CRLLife)); err != nil {
+			return err
+		}
+		return tx.InsertCRL(&store.CRL{Number: next.Head().Number, List: next.Marshal()})
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.signCRL(ctx, next); err != nil {
+		return err
+	}
+	l.setCRL(next)
+	return nil
+}
+
+func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) error {
+	sig, err := l.sign(ctx, c.Head())
+	if err != nil {
+		return err
+	}
+	c.Sign(sig)
+	return l.Store.Update(ctx, func(tx *store.Tx) error { return tx.SignCRL(c.Head().Number, sig) })
+}
+
+// runCheckpoint states the log's size and root at this second.
+func (l *Ledger) runCheckpoint(ctx context.Context) error {
+	l.treeMu.RLock()
+	c := &store.Checkpoint{Size: l.tree.Size(), Root: l.tree.Root(), At: time.Unix(l.Now().Unix(), 0).UTC()}
+	l.treeMu.RUnlock()
+	err := l.Store.Update(ctx, func(tx *store.Tx) error {
+		last, err := tx.LatestCheckpoint(l.log)
+		if err == nil && last.Size == c.Size && !c.At.After(last.At) {
+			c = nil // this second has its checkpoint
+			return nil
+		}
+		return tx.InsertCheckpoint(l.log, c)
+	})
+	if err != nil || c == nil {
+		return err
+	}
+	return l.signCheckpoint(ctx, c)
+}
+
+func (l *Ledger) signCheckpoint(ctx context.Context, c *store.Checkpoint) error {
+	sig, err := l.sign(ctx, chancery.NewCheckpoint(l.ca, l.logNo, c.Size, c.Root, c.At))
+	if err != nil {
+		return err
+	}
+	c.Signature = sig
+	return l.Store.Update(ctx, func(tx *store.Tx) error { return tx.SignCheckpoint(l.log, c) })
+}
+
+// Certificate puts the certificate at a place of the log together again, the
+// same bytes that were handed out. It is store.ErrNotFound for an index that
+// was not issued.
+func (l *Ledger) Certificate(ctx context.Context, serial merkle.Serial) (*chancery.Certificate, error) {
+	var e *store.Entry
+	var s *store.Subtree
+	err := l.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if serial.Log() != l.logNo {
+			return store.ErrNotFound
+		}
+		if e, err = tx.Entry(l.log, serial.Index()); err != nil {
+			return err
+		}
+		s, err = tx.SubtreeOf(l.log, serial.Index())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.Signature == nil {
+		return nil, fmt.Errorf("certificate %s waits for CA:SK: %w", serial, store.ErrNotFound)
+	}
+	entry, err := merkle.ParseEntry(e.Entry)
+	if err != nil {
+		return nil, err
+	}
+	proof, err := l.proof(e.Index, s)
+	if err != nil {
+		return nil, err
+	}
+	der, err := merkle.MarshalCertificate(merkle.EntryFields{Issuer: entry.Issuer, NotBefore: entry.NotBefore, NotAfter: entry.NotAfter,
+		Subject: entry.RawSubject, SPKI: e.SPKI, Extensions: entry.RawExtensions}, serial, proof)
+	if err != nil {
+		return nil, err
+	}
+	return chancery.ParseCertificate(der)
+}

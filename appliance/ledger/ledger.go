@@ -1,0 +1,247 @@
+// Package ledger is the one place where CA:SK signs.
+//
+// Start with [Open]. Everything that CA:SK says in the course of operation
+// goes through one [Ledger]: [Ledger.Answer] for CA:N:S, [Ledger.Issue] for
+// N:C, [Ledger.PublishCRL] and [Ledger.Checkpoint]. Each call waits for its
+// signature.
+//
+// # Batches
+//
+// One job runs at a time. It takes whatever arrived while the job before it
+// waited for the token: all answers become one tree, all certificates one
+// subtree of the log, and so each kind costs one signature a job however many
+// wait. There is no timer. A call waits for the job under way and for its own.
+//
+// # Order
+//
+// A job fixes its messages, commits them together with the state that they
+// speak about, has them signed (and verified, by the signer), commits the
+// signatures, and only then answers. What a crash leaves unsigned is signed by
+// the next Open, as it was fixed: there is never a second message with the
+// same number (docs/protocol.md section 2).
+//
+// # Failure
+//
+// When the token fails, the job keeps trying; nothing that was committed is
+// given up. Callers that do not want to wait bound their context; their
+// certificate may still come into being, and a repeated request finds it.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/merkle"
+)
+
+// A Config says what a ledger works on. All fields are required.
+type Config struct {
+	Store   *store.Store
+	Signer  chancery.Signer // CA:SK, the pointer record's current key
+	Pointer *chancery.Pointer
+	// CRLLife is the time from a list's thisUpdate to its nextUpdate.
+	CRLLife time.Duration
+	Now     func() time.Time
+	Logger  *slog.Logger
+}
+
+// A Ledger signs for one CA key and appends to its current log. Its methods
+// may be called concurrently.
+type Ledger struct {
+	Config
+	fleet chancery.FleetID
+	ca    merkle.TrustAnchorID
+	logNo uint16
+	log   store.Log
+
+	// mu guards the queue and what readers see of the finished jobs. It is
+	// never held while the store or the token is used.
+	mu      sync.Mutex
+	queue   job
+	wake    chan struct{} // has room for one
+	current *chancery.CRL
+	recent  []*chancery.CRL // the lists before current that deltas start from
+	changed chan struct{}   // closed when current is replaced
+
+	// treeMu guards the tree: the job appends to it, readers prove with it.
+	treeMu sync.RWMutex
+	tree   merkle.Tree
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// ErrClosed is the answer to calls that a closing ledger did not get to.
+var ErrClosed = errors.New("ledger: closed")
+
+// Open loads the log, signs what was left unsigned, makes the first CRL if
+// there is none, and starts the job loop. It waits for the token.
+func Open(ctx context.Context, c Config) (*Ledger, error) {
+	current := c.Pointer.Current()
+	if !current.Key.Equal(c.Signer.PublicKey()) {
+		return nil, fmt.Errorf("ledger: the signer has key %s, the pointer record's current key is %s", c.Signer.PublicKey(), current.Key)
+	}
+	l := &Ledger{
+		Config:  c,
+		fleet:   c.Pointer.FleetID(),
+		ca:      current.ID,
+		logNo:   current.Log(),
+		log:     store.Log{CA: current.ID.String(), Number: current.Log()},
+		wake:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	if err := l.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.loadCRLs(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.signLeftovers(ctx); err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	go l.loop(run)
+	if l.CRL() == nil {
+		if err := l.PublishCRL(ctx); err != nil {
+			l.Close()
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// Close ends the job loop. A job that waits for the token is abandoned where
+// it stands; the next Open completes it.
+func (l *Ledger) Close() {
+	l.stop()
+	<-l.done
+}
+
+func (l *Ledger) load(ctx context.Context) error {
+	return l.Store.View(ctx, func(tx *store.Tx) error {
+		if err := tx.Leaves(l.log, func(h merkle.Hash) { l.tree.Append(h) }); err != nil {
+			return err
+		}
+		size, err := tx.LogSize(l.log)
+		if err != nil {
+			return err
+		}
+		if size != l.tree.Size() {
+			return fmt.Errorf("ledger: log %s/%d has a gap: %d entries, next index %d", l.log.CA, l.log.Number, l.tree.Size(), size)
+		}
+		return nil
+	})
+}
+
+// loadCRLs loads the lists and signs the one that a crash left unsigned.
+func (l *Ledger) loadCRLs(ctx context.Context) error {
+	var crls []store.CRL
+	err := l.Store.View(ctx, func(tx *store.Tx) (err error) {
+		crls, err = tx.CRLs()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i := range crls {
+		c, err := chancery.RestoreCRL(crls[i].List)
+		if err != nil {
+			return fmt.Errorf("ledger: stored CRL %d: %w", crls[i].Number, err)
+		}
+		if crls[i].Signature != nil {
+			c.Sign(crls[i].Signature)
+		} else if err := l.signCRL(ctx, c); err != nil {
+			return err
+		}
+		l.setCRL(c)
+	}
+	return nil
+}
+
+// signLeftovers signs the subtrees and checkpoints that were fixed and not
+// signed.
+func (l *Ledger) signLeftovers(ctx context.Context) error {
+	var subtrees []store.Subtree
+	var checkpoints []store.Checkpoint
+	err := l.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if subtrees, err = tx.UnsignedSubtrees(l.log); err != nil {
+			return err
+		}
+		checkpoints, err = tx.UnsignedCheckpoints(l.log)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i := range subtrees {
+		if err := l.signSubtree(ctx, &subtrees[i]); err != nil {
+			return err
+		}
+	}
+	for i := range checkpoints {
+		if err := l.signCheckpoint(ctx, &checkpoints[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CRL returns the current list, signed. It is nil only inside of Open.
+func (l *Ledger) CRL() *chancery.CRL {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current
+}
+
+// CRLAfter returns what leads a holder of list number have to the current
+// one: nothing if that is it, a delta if the list is among the last ones, else
+// the full list. changed is closed when there is a newer one.
+func (l *Ledger) CRLAfter(have uint64) (update []byte, changed <-chan struct{}, err error) {
+	l.mu.Lock()
+	current, recent := l.current, l.recent
+	changed = l.changed
+	l.mu.Unlock()
+	if current.Head().Number == have {
+		return nil, changed, nil
+	}
+	for _, base := range recent {
+		if base.Head().Number == have {
+			update, err = current.Delta(base)
+			return update, changed, err
+		}
+	}
+	return current.Marshal(), changed, nil
+}
+
+// setCRL makes a signed list the current one.
+func (l *Ledger) setCRL(c *chancery.CRL) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current != nil {
+		l.recent = append(l.recent, l.current)
+		if len(l.recent) > store.KeptCRLs {
+			l.recent = l.recent[1:]
+		}
+	}
+	l.current = c
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// Log names the current log.
+func (l *Ledger) Log() store.Log { return l.log }
+
+// Size returns how many entries the log has.
+func (l *Ledger) Size() uint64 {
+	l.treeMu.RLock()
+	defer l.treeMu.RUnlock()
+	return l.tree.Size()
+}
