@@ -412,3 +412,7 @@ func CommonName(subject []byte) string {
 	}
 	return string(value)
 }
+
+// VerifyNS checks N:S inside N:C under N:PK; of N:C itself it says nothing,
+// see [Verifier].
+func (c *Certificate) VerifyNS(fleet FleetID) error { return c.ns(fleet).Verify(fleet) }

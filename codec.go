@@ -16,7 +16,7 @@ import (
 var ErrMalformed = errors.New("malformed")
 
 // Every artefact that travels or lies on a disk by itself begins with magic
-// and its kind, so that one is never taken for another and [Inspect] can tell
+// and its kind, so that one is never taken for another and [Identify] can tell
 // what a file is.
 const magic = "CHY1"
 
@@ -203,3 +203,12 @@ func (e *encoder) list(n int, item func(e *encoder, i int)) {
 
 // utc cuts t to the whole seconds that encodings keep.
 func utc(t time.Time) time.Time { return time.Unix(t.Unix(), 0).UTC() }
+
+// Identify tells what an artefact's first bytes claim it to be: "pointer",
+// "ca-n-s", "n-s", "crl", "crl-delta", or "" for something else.
+func Identify(b []byte) string {
+	if len(b) <= len(magic) || string(b[:len(magic)]) != magic {
+		return ""
+	}
+	return map[kind]string{kindPointer: "pointer", kindCANS: "ca-n-s", kindNS: "n-s", kindCRL: "crl", kindDelta: "crl-delta"}[kind(b[len(magic)])]
+}

@@ -115,3 +115,12 @@ func UpdateCRL(p *Pointer, held *CRL, b []byte, now time.Time) (*CRL, error) {
 	}
 	return OpenCRL(p, held, b, now)
 }
+
+// ParseDeltaHead returns the number that a delta starts from and the head that
+// it leads to. Nothing is verified.
+func ParseDeltaHead(b []byte) (base uint64, head *CRLHead, err error) {
+	d := open(b, kindDelta, maxCRL)
+	base, head = d.u64(), d.crlHead()
+	d.vec32()
+	return base, head, d.done("CRL delta")
+}

@@ -2,7 +2,10 @@ package chancery
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+
+	"github.com/chancery-pki/chancery/merkle"
 )
 
 // A FleetID names a fleet for ever: SHA-256 over its [Genesis]. It is what a
@@ -36,4 +39,21 @@ func EKDigest(fleet FleetID, ekSPKI []byte) [32]byte {
 	h.Write(fleet[:])
 	h.Write(ekSPKI)
 	return [32]byte(h.Sum(nil))
+}
+
+// caArc is the arc of the CA ids that are derived from a key, under the
+// private enterprise number for documentation.
+var caArc = func() merkle.TrustAnchorID {
+	id, err := merkle.ParseTrustAnchorID("32473.1")
+	if err != nil {
+		panic("chancery: internal error: " + err.Error())
+	}
+	return id
+}()
+
+// DefaultCAID derives the Merkle Tree Certificate CA id of a CA key from its
+// fingerprint, so that a new key has a new id without anybody choosing one.
+func DefaultCAID(ca PublicKey) merkle.TrustAnchorID {
+	fp := ca.Fingerprint()
+	return caArc.Append(binary.BigEndian.Uint32(fp[0:4])>>1, binary.BigEndian.Uint32(fp[4:8])>>1)
 }

@@ -203,7 +203,7 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 	if err := v.checkCRL(t, nc, id, policy, now); err != nil {
 		return refuse(CheckCRL, nc, err)
 	}
-	if err := nc.ns(v.fleet).Verify(v.fleet); err != nil {
+	if err := nc.VerifyNS(v.fleet); err != nil {
 		return refuse(CheckNS, nc, err)
 	}
 	if err := v.checkNC(t, nc, now); err != nil {

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/internal/cli"
+)
+
+// call asks the coordinator on its admin socket. in and out are JSON, or out
+// is a *[]byte for what is not. Either may be nil.
+func (a *app) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://chancery"+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", a.data.socket())
+		},
+	}}
+	resp, err := client.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
+		return cli.Failure("start it with: chancery serve --data "+string(a.data), "no coordinator is running in %s", a.data)
+	case errors.Is(err, fs.ErrPermission):
+		return cli.Failure("run this as the user that the coordinator runs as", "%s may not be opened by this user", a.data.socket())
+	case err != nil:
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 128<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode >= 300 {
+		return problem(resp.StatusCode, b)
+	}
+	switch out := out.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*out = b
+		return nil
+	}
+	return json.Unmarshal(b, out)
+}
+
+func problem(status int, b []byte) error {
+	var p chancery.Problem
+	if json.Unmarshal(b, &p) != nil || p.Detail == "" {
+		return fmt.Errorf("the coordinator answered %d", status)
+	}
+	return &p
+}

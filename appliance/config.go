@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/chancery-pki/chancery/internal/cli"
+)
+
+// A Config is DATA/chancery.toml. Unknown keys are errors.
+type Config struct {
+	// Token is the RFC 7512 URI of the PKCS#11 token that holds CA:SK. The PIN
+	// is never in it: pin-source names a file, or systemd hands it over as the
+	// credential hsm.pin.
+	Token string `toml:"token"`
+	// TokenSessions is how many sessions are kept with the token. Default 4.
+	TokenSessions int `toml:"token_sessions,omitempty"`
+	// TokenEnvironment is set for the vendor's module, as in
+	// { SOFTHSM2_CONF = "/etc/softhsm2.conf" }. Optional.
+	TokenEnvironment map[string]string `toml:"token_environment,omitempty"`
+
+	// Listen is the address that nodes connect to. Default ":8443".
+	Listen string `toml:"listen"`
+
+	// CertificateLife is the life of an N:C, at most the pointer record's
+	// longest. Default 168h.
+	CertificateLife Duration `toml:"certificate_life"`
+	// CRLLife is the time from a CRL's thisUpdate to its nextUpdate: how long
+	// nodes go on without the coordinator. Default 1h.
+	CRLLife Duration `toml:"crl_life"`
+	// Heartbeat is how often a CRL head and a checkpoint are signed when
+	// nothing happens. It must be shorter than half of CRLLife. Default 2m.
+	Heartbeat Duration `toml:"heartbeat"`
+	// DNSSuffix gives every node the DNS name NAME.SUFFIX. Optional.
+	DNSSuffix string `toml:"dns_suffix,omitempty"`
+
+	// MinAssurance is the least that a chip must prove: 1 any TPM, 2 a TPM
+	// whose EK certificate a manufacturer signed. Default 2.
+	MinAssurance int `toml:"min_assurance"`
+	// EKRoots are PEM files with the manufacturers' certificates.
+	EKRoots []string `toml:"ek_roots,omitempty"`
+	// AllowSimulator lets software TPMs enrol. Whoever controls such a node's
+	// disk controls its key. For trials only.
+	AllowSimulator bool `toml:"allow_simulator,omitempty"`
+	// SimulatorRoots are PEM files with certificates of makers of simulators.
+	SimulatorRoots []string `toml:"simulator_roots,omitempty"`
+}
+
+// A Duration is written as Go writes one: 168h, 90s.
+type Duration time.Duration
+
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+func defaultConfig() Config {
+	return Config{
+		Listen:          ":8443",
+		CertificateLife: Duration(7 * 24 * time.Hour),
+		CRLLife:         Duration(time.Hour),
+		Heartbeat:       Duration(2 * time.Minute),
+		MinAssurance:    2,
+	}
+}
+
+// The files in the data directory.
+type dataDir string
+
+func (d dataDir) config() string  { return filepath.Join(string(d), "chancery.toml") }
+func (d dataDir) store() string   { return filepath.Join(string(d), "chancery.db") }
+func (d dataDir) tlsKey() string  { return filepath.Join(string(d), "tls.pem") }
+func (d dataDir) socket() string  { return filepath.Join(string(d), "admin.sock") }
+func (d dataDir) pointer() string { return filepath.Join(string(d), "pointer") }
+func (d dataDir) softhsm() string { return filepath.Join(string(d), "softhsm") }
+
+func (d dataDir) loadConfig() (Config, error) {
+	c := defaultConfig()
+	b, err := os.ReadFile(d.config())
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, cli.Failure("run: chancery init --data "+string(d), "there is no coordinator in %s", d)
+	}
+	if err != nil {
+		return c, err
+	}
+	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) {
+			return c, cli.Usage("keys are described in docs/operating.md", "%s: unknown key:\n%s", d.config(), strict.String())
+		}
+		var at *toml.DecodeError
+		if errors.As(err, &at) {
+			return c, cli.Usage("", "%s:\n%s", d.config(), at.String())
+		}
+		return c, cli.Usage("", "%s: %v", d.config(), err)
+	}
+	return c, c.check()
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Token == "":
+		return cli.Usage("token = \"pkcs11:token=...?module-path=...&pin-source=...\"", "the configuration names no token")
+	case c.Heartbeat <= 0 || 2*c.Heartbeat > c.CRLLife:
+		return cli.Usage("", "heartbeat %s must be longer than 0 and at most half of crl_life %s", time.Duration(c.Heartbeat), time.Duration(c.CRLLife))
+	case c.MinAssurance < 0 || c.MinAssurance > 3:
+		return cli.Usage("", "min_assurance %d must be from 0 to 3", c.MinAssurance)
+	}
+	return nil
+}
+
+func (c *Config) write(file string) error {
+	b, err := toml.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return writeFile(file, b)
+}
+
+// writeFile makes a file that only its owner reads, whole or not at all: write
+// beside it, fsync, rename, fsync the directory.
+func writeFile(file string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	dir, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,130 @@
+// Chancery is the coordinator appliance: it keeps CA:SK in a PKCS#11 token,
+// enrols nodes whose keys are in TPMs, and publishes what they need to
+// authenticate each other without asking anyone.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/internal/cli"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is main with its arguments and exit code in the open.
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	app := &app{out: cli.Text}
+	root := app.command()
+	root.SetArgs(args)
+	return cli.Report(os.Stderr, exitCode(root.ExecuteContext(ctx)))
+}
+
+// exitCode gives errors of parts that know no exit codes the one they have on
+// a command line.
+func exitCode(err error) error {
+	if _, ok := errors.AsType[*cli.Error](err); ok || err == nil {
+		return err
+	}
+	for _, token := range []func(error) bool{is[*hsm.PINError], is[*hsm.PINSourceError], is[*hsm.TokenError], is[*hsm.KeyNotFoundError], is[*hsm.KeyRefusedError], is[*hsm.Error], is[*hsm.FaultError]} {
+		if token(err) {
+			return cli.WithCode(cli.ExitNoToken, err)
+		}
+	}
+	if is[*hsm.URIError](err) {
+		return cli.WithCode(cli.ExitUsage, err)
+	}
+	return err
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// An app is one invocation of the program.
+type app struct {
+	data dataDir
+	out  cli.Output
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "chancery",
+		Short:         "The coordinator of a fleet whose keys live in hardware",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	data := os.Getenv("CHANCERY_DATA")
+	if data == "" {
+		data = "/var/lib/chancery"
+	}
+	root.PersistentFlags().StringVar((*string)(&a.data), "data", data, "data directory (CHANCERY_DATA)")
+	root.PersistentFlags().VarP(&a.out, "output", "o", "form of the result")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return cli.Usage("see: "+c.CommandPath()+" --help", "%v", err)
+	})
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.statusCommand(), a.tokenCommand(), a.nodeCommand(), a.certCommand(),
+		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.pcrCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
+	for _, c := range root.Commands() {
+		strict(c)
+	}
+	return root
+}
+
+// strict makes wrong arguments and unknown verbs usage errors.
+func strict(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return cli.Usage("see: "+c.CommandPath()+" --help", "%v", err)
+			}
+			return nil
+		}
+	}
+	if c.HasSubCommands() && c.RunE == nil {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			return cli.Usage("see: "+c.CommandPath()+" --help", "%s has no command %q", c.CommandPath(), args[0])
+		}
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+}
+
+// logger writes to standard error: text for people, JSON for programs.
+func (a *app) logger() *slog.Logger {
+	if a.out == cli.JSON {
+		return slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, nil))
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		v := "devel"
+		info, ok := debug.ReadBuildInfo()
+		if ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+			v = info.Main.Version
+		}
+		return a.out.Print(map[string]string{"version": v, "go": info.GoVersion}, func(w io.Writer) {
+			io.WriteString(w, strings.Join([]string{"chancery", v, info.GoVersion}, " ")+"\n")
+		})
+	}}
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/api"
+	"github.com/chancery-pki/chancery/internal/cli"
+)
+
+// table prints rows in columns.
+func table(w io.Writer, header string, rows func(row func(cells ...any))) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, header)
+	rows(func(cells ...any) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(t, "\t")
+			}
+			if when, ok := c.(time.Time); ok {
+				c = stamp(when)
+			}
+			fmt.Fprint(t, c)
+		}
+		fmt.Fprintln(t)
+	})
+	t.Flush()
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// simulated marks what comes from a simulator, wherever it is shown.
+func simulated(yes bool) string {
+	if yes {
+		return " SIMULATOR"
+	}
+	return ""
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "Show the coordinator at a glance", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		var s api.Status
+		if err := a.call(c.Context(), "GET", "/v1/status", nil, &s); err != nil {
+			return err
+		}
+		err := a.out.Print(s, func(w io.Writer) {
+			fmt.Fprintf(w, "fleet    %s\n", s.Fleet)
+			fmt.Fprintf(w, "token    %s (%s, serial %s)%s\n", s.Token.Label, s.Token.Model, s.Token.Serial, simulated(s.Token.Simulator))
+			fmt.Fprintf(w, "nodes    %d enrolled", s.Nodes)
+			if s.Simulators > 0 {
+				fmt.Fprintf(w, " (%d on SIMULATOR chips)", s.Simulators)
+			}
+			fmt.Fprintf(w, ", %d revoked, %d waiting for approval, %d waiting for a boot state's approval\n", s.Revoked, s.Pending, s.Reseals)
+			fmt.Fprintf(w, "log      %d entries\n", s.LogSize)
+			fmt.Fprintf(w, "CRL      number %d of %s, good until %s, %d revoked, %d bytes\n", s.CRL.Number, stamp(s.CRL.ThisUpdate), stamp(s.CRL.NextUpdate), s.CRL.Revoked, s.CRL.Bytes)
+			fmt.Fprintf(w, "pointer  number %d, expires %s\n", s.Pointer.Seq, stamp(s.Pointer.Expires))
+			for _, p := range s.Problems {
+				fmt.Fprintf(w, "problem  %s\n", p)
+			}
+		})
+		if err == nil && len(s.Problems) > 0 {
+			return cli.WithCode(cli.ExitDegraded, fmt.Errorf("%d problems", len(s.Problems)))
+		}
+		return err
+	}}
+}
+
+func (a *app) tokenCommand() *cobra.Command {
+	c := &cobra.Command{Use: "token", Short: "Join tokens"}
+	in := api.TokenInput{}
+	var life time.Duration
+	create := &cobra.Command{
+		Use:   "create",
+		Short: "Make a join token and print it: a secret",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			in.Seconds = int64(life / time.Second)
+			var t api.TokenOutput
+			if err := a.call(c.Context(), "POST", "/v1/tokens", in, &t); err != nil {
+				return err
+			}
+			return a.out.Print(t, func(w io.Writer) { fmt.Fprintln(w, t.Token) })
+		},
+	}
+	create.Flags().StringVar(&in.Names, "name", "", "names that it is good for, as in 'edge-*' (required)")
+	create.Flags().StringSliceVar(&in.Roles, "role", nil, "roles that nodes get")
+	create.Flags().IntVar(&in.Uses, "uses", 1, "how many nodes may join with it")
+	create.Flags().DurationVar(&life, "life", time.Hour, "how long it is good for")
+	create.Flags().BoolVar(&in.Approve, "approve", false, "have an operator approve each node")
+	create.MarkFlagRequired("name")
+	c.AddCommand(create)
+	return c
+}
+
+func (a *app) nodeCommand() *cobra.Command {
+	c := &cobra.Command{Use: "node", Short: "Nodes"}
+	c.AddCommand(&cobra.Command{Use: "list", Short: "List nodes, and who waits to become one", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		var list []api.NodeInfo
+		if err := a.call(c.Context(), "GET", "/v1/nodes", nil, &list); err != nil {
+			return err
+		}
+		return a.out.Print(list, func(w io.Writer) {
+			table(w, "NAME\tSTATE\tASSURANCE\tCHIP\tENROLLED\tADDRESS", func(row func(...any)) {
+				for _, n := range list {
+					row(n.Name, n.State, n.Assurance+simulated(n.Simulator), n.Chip.Manufacturer+" "+n.Chip.Firmware, n.Enrolled, n.Address)
+				}
+			})
+		})
+	}})
+	c.AddCommand(&cobra.Command{Use: "show NAME", Short: "Show all of a node", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		var list []api.NodeInfo
+		if err := a.call(c.Context(), "GET", "/v1/nodes/"+url.PathEscape(args[0]), nil, &list); err != nil {
+			return err
+		}
+		return a.out.Print(list, func(w io.Writer) {
+			for _, n := range list {
+				printNode(w, &n)
+			}
+		})
+	}})
+	c.AddCommand(&cobra.Command{Use: "approve NAME", Short: "Issue what a node waits for", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		var v chancery.Verdict
+		if err := a.call(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/approve", struct{}{}, &v); err != nil {
+			return err
+		}
+		if v.Status != chancery.VerdictIssued {
+			return cli.WithCode(cli.ExitRefused, fmt.Errorf("%s: %s: %s", args[0], v.Status, v.Reason))
+		}
+		return a.out.Print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is enrolled\n", args[0]) })
+	}})
+	refuse := reasoned{app: a, what: "turn down %s, which waits for approval", path: "/v1/nodes/%s/refuse"}
+	c.AddCommand(refuse.command("refuse NAME", "Turn down a node that waits for approval"))
+	revoke := reasoned{app: a, what: "revoke %s with all of its certificates, for ever", path: "/v1/nodes/%s/revoke"}
+	c.AddCommand(revoke.command("revoke NAME", "Revoke a node with all of its certificates"))
+	return c
+}
+
+func printNode(w io.Writer, n *api.NodeInfo) {
+	fmt.Fprintf(w, "%s\n", n.Name)
+	fmt.Fprintf(w, "  state      %s\n", n.State)
+	fmt.Fprintf(w, "  node id    %s\n", n.NodeID)
+	fmt.Fprintf(w, "  assurance  %s%s\n", n.Assurance, simulated(n.Simulator))
+	fmt.Fprintf(w, "  chip       %s %s, firmware %s\n", n.Chip.Manufacturer, n.Chip.Model, n.Chip.Firmware)
+	fmt.Fprintf(w, "  EK         sha256:%s\n", n.EK)
+	fmt.Fprintf(w, "  N:SK       %s\n", map[bool]string{true: "sealed to the boot state", false: "not sealed"}[n.Sealed])
+	fmt.Fprintf(w, "  roles      %s\n", strings.Join(n.Roles, ", "))
+	fmt.Fprintf(w, "  enrolled   %s\n", stamp(n.Enrolled))
+	if !n.Revoked.IsZero() {
+		fmt.Fprintf(w, "  revoked    %s: %s\n", stamp(n.Revoked), n.Reason)
+	}
+	fmt.Fprintf(w, "  serials    %s\n", strings.Join(n.Serials, " "))
+}
+
+// A reasoned command is one that cannot be taken back: it says what it will
+// do, asks, and takes a reason.
+type reasoned struct {
+	app  *app
+	what string
+	path string
+}
+
+func (r *reasoned) command(use, short string) *cobra.Command {
+	var in api.RevokeInput
+	var yes bool
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		if !yes {
+			if err := confirm(fmt.Sprintf(r.what, args[0])); err != nil {
+				return err
+			}
+		}
+		return r.run(c.Context(), args[0], in)
+	}}
+	c.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}
+
+func (r *reasoned) run(ctx context.Context, target string, in api.RevokeInput) error {
+	var out api.RevokeOutput
+	var raw []byte
+	if err := r.app.call(ctx, "POST", fmt.Sprintf(r.path, url.PathEscape(target)), in, &raw); err != nil {
+		return err
+	}
+	if len(raw) == 0 {
+		return r.app.out.Print(struct{}{}, func(w io.Writer) { fmt.Fprintln(w, "done") })
+	}
+	if err := unmarshal(raw, &out); err != nil {
+		return err
+	}
+	return r.app.out.Print(out, func(w io.Writer) {
+		fmt.Fprintf(w, "revoked %s: %d certificates, in CRL number %d\n", target, out.Certificates, out.CRL)
+	})
+}
+
+// confirm asks on the terminal; the answer is no unless it is yes.
+func confirm(what string) error {
+	fmt.Fprintf(os.Stderr, "This will %s. Continue? [y/N] ", what)
+	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
+		return cli.Failure("--yes does not ask", "nothing was changed")
+	}
+	return nil
+}
+
+func (a *app) pcrCommand() *cobra.Command {
+	c := &cobra.Command{Use: "pcr", Short: "Boot states that sealed keys are waiting for"}
+	c.AddCommand(&cobra.Command{Use: "list", Short: "List the boot states that nodes asked to have approved", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		var list []api.ResealInfo
+		if err := a.call(c.Context(), "GET", "/v1/reseals", nil, &list); err != nil {
+			return err
+		}
+		return a.out.Print(list, func(w io.Writer) {
+			table(w, "NAME\tASKED\tSTATE\tPCRS", func(row func(...any)) {
+				for _, r := range list {
+					row(r.Name, r.Asked, map[bool]string{true: "approved", false: "waiting"}[r.Approved], values(r.Values))
+				}
+			})
+		})
+	}})
+	c.AddCommand(&cobra.Command{Use: "approve NAME", Short: "Approve the boot state that a node quoted", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		var r api.ResealInfo
+		if err := a.call(c.Context(), "POST", "/v1/reseals/"+url.PathEscape(args[0])+"/approve", struct{}{}, &r); err != nil {
+			return err
+		}
+		return a.out.Print(r, func(w io.Writer) { fmt.Fprintf(w, "approved for %s: %s\n", r.Name, values(r.Values)) })
+	}})
+	return c
+}
+
+func values(m map[int][]byte) string {
+	var b strings.Builder
+	for pcr := range 24 {
+		if v, ok := m[pcr]; ok {
+			fmt.Fprintf(&b, "%d=%x ", pcr, v)
+		}
+	}
+	return strings.TrimSpace(b.String())
+}

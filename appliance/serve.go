@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/api"
+	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/ledger"
+	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/internal/cli"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Serve nodes over HTTPS and operators on DATA/admin.sock",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return a.serve(c.Context()) },
+	}
+}
+
+func (a *app) serve(ctx context.Context) (err error) {
+	logger := a.logger()
+	config, err := a.data.loadConfig()
+	if err != nil {
+		return err
+	}
+	if err := config.setEnvironment(); err != nil {
+		return err
+	}
+	unlock, err := a.data.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := store.Open(ctx, a.data.store())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	var pointer *chancery.Pointer
+	err = st.View(ctx, func(tx *store.Tx) (err error) {
+		pointer, err = tx.Pointer()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := pointer.Verify(pointer.FleetID()); err != nil {
+		return fmt.Errorf("the stored pointer record: %w", err)
+	}
+	token, ca, approval, err := openToken(&config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, token.Close()) }()
+
+	l, err := ledger.Open(ctx, ledger.Config{Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), Now: time.Now, Logger: logger})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	ekRoots, simulatorRoots, err := loadRoots(&config)
+	if err != nil {
+		return err
+	}
+	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, Now: time.Now, EKRoots: ekRoots,
+		SimulatorRoots: simulatorRoots, AllowSimulator: config.AllowSimulator, MinAssurance: chancery.AssuranceLevel(config.MinAssurance),
+		Life: time.Duration(config.CertificateLife), DNSSuffix: config.DNSSuffix})
+	if err != nil {
+		return cli.Usage("", "%s: %v", a.data.config(), err)
+	}
+	info := token.Info()
+	if info.Simulator {
+		logger.Warn("SIMULATOR: CA:SK is in a file, in a SoftHSM token", "token", info.Label)
+	}
+	verifier := chancery.NewVerifier(chancery.Trust{Pointer: pointer, CRL: l.CRL()})
+	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, Now: time.Now, Logger: logger}
+	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, Started: time.Now(), Now: time.Now, Logger: logger,
+		Token: api.TokenStatus{Label: info.Label, Serial: info.Serial, Model: info.Model, Simulator: info.Simulator}}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.serveNodes(ctx, &config, node, logger) })
+	g.Go(func() error { return a.serveOperators(ctx, admin, logger) })
+	g.Go(func() error { return heartbeat(ctx, l, time.Duration(config.Heartbeat), logger) })
+	g.Go(func() error { return follow(ctx, l, verifier, logger) })
+	logger.Info("serving", "nodes", config.Listen, "operators", a.data.socket(), "pin", pointer.FleetID().Pin(), "log_size", l.Size(), "crl", l.CRL().Head().Number)
+	daemon.SdNotify(false, daemon.SdNotifyReady) // of no interest to anybody but systemd
+	return g.Wait()
+}
+
+// lock makes sure that one coordinator works on the data directory.
+func (d dataDir) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(string(d), "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, cli.Failure("stop it first", "another coordinator works on %s", d)
+	}
+	return func() { f.Close() }, nil
+}
+
+func openToken(config *Config) (token *hsm.Token, ca, approval *hsm.Key, err error) {
+	uri, err := hsm.ParseURI(config.Token)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	token, err = hsm.Open(uri, hsm.Options{Sessions: config.TokenSessions})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if ca, err = token.Key(labelCA); err == nil {
+		approval, err = token.Key(labelApproval)
+	}
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, token.Close())
+	}
+	return token, ca, approval, nil
+}
+
+// drain is how long requests may take to end when the coordinator stops.
+const drain = 5 * time.Second
+
+func serveUntil(ctx context.Context, s *http.Server, serve func() error) error {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), drain)
+		defer cancel()
+		if s.Shutdown(ctx) != nil {
+			s.Close() // long polls are cut
+		}
+	}()
+	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	<-stopped
+	return nil
+}
+
+func (a *app) serveNodes(ctx context.Context, config *Config, node *api.Node, logger *slog.Logger) error {
+	pair, err := loadTLSKey(a.data.tlsKey())
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", config.Listen)
+	if err != nil {
+		return cli.Failure("change listen in "+a.data.config(), "%v", err)
+	}
+	s := &http.Server{
+		Handler:           api.NewNode(node),
+		TLSConfig:         node.TLSConfig(pair),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		// Long polls end when the coordinator stops.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	return serveUntil(ctx, s, func() error { return s.ServeTLS(listener, "", "") })
+}
+
+// serveOperators listens on the admin socket. Whoever may open it is an
+// operator, so it is its owner's alone from the moment that it exists.
+func (a *app) serveOperators(ctx context.Context, admin *api.Admin, logger *slog.Logger) error {
+	os.Remove(a.data.socket()) // of a coordinator that was killed; the lock says that none runs
+	old := unix.Umask(0o177)
+	listener, err := net.Listen("unix", a.data.socket())
+	unix.Umask(old)
+	if err != nil {
+		return err
+	}
+	s := &http.Server{Handler: api.NewAdmin(admin), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	return serveUntil(ctx, s, func() error { return s.Serve(listener) })
+}
+
+// heartbeat keeps the CRL fresh and the log's checkpoint current.
+func heartbeat(ctx context.Context, l *ledger.Ledger, every time.Duration, logger *slog.Logger) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if err := errors.Join(l.PublishCRL(ctx), l.Checkpoint(ctx)); err != nil && ctx.Err() == nil {
+			logger.Error("heartbeat failed", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// follow hands every new list to the verifier that judges renewing nodes.
+func follow(ctx context.Context, l *ledger.Ledger, v *chancery.Verifier, logger *slog.Logger) error {
+	for {
+		have := v.Trust().CRL.Head().Number
+		update, changed, err := l.CRLAfter(have)
+		if err == nil && update != nil {
+			_, err = v.UpdateCRL(update, time.Now())
+		}
+		if err != nil {
+			logger.Error("own CRL is not accepted", "error", err)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
