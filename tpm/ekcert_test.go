@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,4 +155,46 @@ func TestPlatformCertificateOfTheChip(t *testing.T) {
 	wantLink(t, "platform certificate", c.Verify(nil, tpmtest.Roots(t), time.Now()), tpm.LinkEKCertificate, tpm.ErrPlatformCertificate)
 	ek := must(tpm.ParseEndorsementKey(must(chip.EK())(t).Public))(t)
 	wantLink(t, "certificate over another key", must(tpm.ParseEKCertificate(newTestCA(t).issue(t, nil)))(t).Matches(ek), tpm.LinkEKCertificate, tpm.ErrAttribute)
+}
+
+// FuzzEKName parses the subject alternative name of an EK certificate.
+func FuzzEKName(f *testing.F) {
+	good := description(f, tcg(1, "id:49465800"), tcg(2, "SLB9670"), tcg(3, "id:00070055")).Value
+	if c, err := tpm.Describe(good); err != nil || c.Model != "SLB9670" {
+		f.Fatal(c, err)
+	}
+	f.Add(good)
+	f.Add(description(f).Value)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := tpm.Describe(b)
+		if err != nil {
+			return
+		}
+		for _, s := range []string{c.Manufacturer, c.Model, c.Version} {
+			if len(s) > 256 || strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+				t.Errorf("description %q", s)
+			}
+		}
+		var whole asn1.RawValue
+		if rest, err := asn1.Unmarshal(b, &whole); err != nil || len(rest) != 0 {
+			t.Errorf("what is not one DER value was read: %v", err)
+		}
+	})
+}
+
+// FuzzParseEKCertificate parses whole certificates. Whatever it accepts does
+// not verify under another manufacturer.
+func FuzzParseEKCertificate(f *testing.F) {
+	ca, stranger := newTestCA(f), newTestCA(f)
+	f.Add(ca.issue(f, nil))
+	f.Add(ca.cert.Raw)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := tpm.ParseEKCertificate(b)
+		if err != nil {
+			return
+		}
+		if c.Verify(nil, stranger.pool(), epoch.AddDate(1, 0, 0)) == nil {
+			t.Error("a certificate of another manufacturer verifies")
+		}
+	})
 }

@@ -29,6 +29,9 @@ var (
 	ErrOwnerAuth error = &advice{"the owner hierarchy has a password", "let the operator who set ownerAuth clear it for enrolment (tpm2_changeauth -c owner) and set it again afterwards"}
 	// ErrEndorsementAuth: the endorsement hierarchy has a password.
 	ErrEndorsementAuth error = &advice{"the endorsement hierarchy has a password", "clear it with tpm2_changeauth -c endorsement"}
+	// ErrLockout: the chip counted too many failed attempts, of which each
+	// loss of power after the use of an endorsement key may be one.
+	ErrLockout error = &advice{"the chip is locked out after failed attempts", "wait for its recovery time, or reset it with tpm2_dictionarylockout --clear-lockout"}
 	// ErrSRK: something else than a storage root key sits at its handle.
 	ErrSRK error = &advice{"handle 0x81000001 holds something else than the P-256 storage root key", "if nothing needs it, remove it with tpm2_evictcontrol -C o -c 0x81000001"}
 	// ErrIndex: the epoch counter's NV index is not the one that was asked for.

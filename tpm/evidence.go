@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -175,6 +176,9 @@ func (t *TPM) Activate(credential, encryptedSecret []byte) (secret []byte, err e
 		CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
 		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: encryptedSecret},
 	}.Execute(t.transport, out)
+	if errors.Is(err, tpm2.TPMRCLockout) {
+		return nil, fmt.Errorf("%w: %w", ErrLockout, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tpm: activate credential: %w", err)
 	}

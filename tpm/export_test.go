@@ -25,6 +25,13 @@ func (s Seal) Ref() [32]byte { return s.ref() }
 // ApprovalArea returns the TPMT_PUBLIC of an approval key.
 func ApprovalArea(approval chancery.PublicKey) []byte { return approvalArea(approval) }
 
+// Describe reads a subject alternative name alone.
+func Describe(san []byte) (EKCertificate, error) {
+	var c EKCertificate
+	err := c.readDescription(san)
+	return c, err
+}
+
 const (
 	EpochHandle = epochHandle
 	SRKHandle   = srkHandle

@@ -195,12 +195,20 @@ func (f *KeyFile) creationHash() []byte {
 }
 
 func (f *KeyFile) clone() *KeyFile {
-	c := *f
+	c := &KeyFile{
+		Public:         bytes.Clone(f.Public),
+		Private:        bytes.Clone(f.Private),
+		CreationData:   bytes.Clone(f.CreationData),
+		CreationTicket: bytes.Clone(f.CreationTicket),
+	}
 	if f.Seal != nil {
 		seal := *f.Seal
 		seal.PCRs = slices.Clone(seal.PCRs)
 		c.Seal = &seal
 	}
-	c.Approvals = slices.Clone(f.Approvals)
-	return &c
+	for _, a := range f.Approvals {
+		a.Signature = slices.Clone(a.Signature)
+		c.Approvals = append(c.Approvals, a)
+	}
+	return c
 }

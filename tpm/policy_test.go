@@ -11,16 +11,15 @@ import (
 	"github.com/chancery-pki/chancery"
 )
 
-// generator is the public key whose private key is 1.
-func generator(t *testing.T) chancery.PublicKey {
-	t.Helper()
+// generatorKey is the public key whose private key is 1.
+func generatorKey() chancery.PublicKey {
 	private, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), big.NewInt(1).FillBytes(make([]byte, 32)))
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	key, err := chancery.NewPublicKey(&private.PublicKey)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return key
 }
@@ -50,7 +49,7 @@ func TestKnownPolicies(t *testing.T) {
 	}
 	array := func(s string) [32]byte { return [32]byte(unhex(s)) }
 
-	key := approvalName(generator(t))
+	key := approvalName(generatorKey())
 	same("approval key's Name", key[:], approvalKey)
 
 	first := policyCommandCode(policyNVUnwritten([32]byte{}), ccNVIncrement)
@@ -85,7 +84,7 @@ func TestKnownPolicies(t *testing.T) {
 
 // The references are per chip and, for approvals, per enrolment.
 func TestReferences(t *testing.T) {
-	key := generator(t)
+	key := generatorKey()
 	seal := Seal{Sealing: Sealing{Approval: key, Nonce: [32]byte{1}, PCRs: []int{7}}, AK: Name{0, 11, 1}}
 	want := sha256.Sum256(append(append([]byte("chancery-v1 approve\x00\x22"), seal.AK[:]...), seal.Nonce[:]...))
 	if seal.ref() != want {
@@ -122,7 +121,7 @@ func TestSealingPCRs(t *testing.T) {
 		{nil, false}, {[]int{16}, false}, {[]int{7, 23}, false},
 		{[]int{7, 4}, false}, {[]int{7, 7}, false}, {[]int{-1}, false}, {[]int{24}, false},
 	} {
-		err := Sealing{Approval: generator(t), PCRs: test.pcrs}.check()
+		err := Sealing{Approval: generatorKey(), PCRs: test.pcrs}.check()
 		if (err == nil) != test.ok {
 			t.Errorf("sealing to PCRs %v: %v", test.pcrs, err)
 		}

@@ -453,6 +453,52 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
+// Endorsement keys are under dictionary attack protection: a chip that loses
+// power after the use of one counts a failed attempt. The owner's own keys go
+// on working in a chip that is locked out.
+func TestLockout(t *testing.T) {
+	process := tpmtest.New(t)
+	chip := process.Open(t)
+	file := createKey(t, chip, newApprover(t).sealing())
+	ek := must(tpm.ParseEndorsementKey(must(chip.EK())(t).Public))(t)
+	credential, encrypted, err := ek.MakeCredential(attestationKey(t, chip).Name(), []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if _, err = chip.Activate(credential, encrypted); err != nil {
+			break
+		}
+		if err := process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		chip.Close()
+		if err := process.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		chip = process.Open(t)
+	}
+	if !errors.Is(err, tpm.ErrLockout) {
+		t.Fatalf("activation after losses of power: %v, want %v", err, tpm.ErrLockout)
+	}
+	wantSigns(t, "locked out", chip, file)
+	must(chip.CertifyCreation(file, [32]byte{}))(t)
+
+	// Powered off in order, the same uses count nothing.
+	must(tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHPlatform, Auth: tpm2.PasswordAuth(nil)}}.Execute(chip.Raw()))(t)
+	chip.Close()
+	chip = process.Open(t)
+	for range 5 {
+		if _, err := chip.Activate(credential, encrypted); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(chip.Close(), process.Restart()); err != nil {
+			t.Fatal(err)
+		}
+		chip = process.Open(t)
+	}
+}
+
 // A key file works in its own chip only, and not after TPM2_Clear.
 func TestForeignKey(t *testing.T) {
 	process := tpmtest.New(t)

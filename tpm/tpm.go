@@ -49,7 +49,9 @@ func open(device string, limit time.Duration) (*TPM, error) {
 		return nil, err
 	}
 	t := &TPM{transport: transport, lock: lock, simulated: strings.HasPrefix(device, "swtpm:")}
-	transport.limit = min(limit, probeTime)
+	if t.simulated {
+		transport.limit = min(limit, probeTime)
+	}
 	if err := t.readInfo(); err != nil {
 		transport.conn.Close()
 		lock.Close()

@@ -17,8 +17,8 @@ import (
 // The slowest in use, an RSA key made by a discrete chip, takes under a minute.
 const commandTime = 2 * time.Minute
 
-// probeTime is how long the first command may take. An swtpm that serves
-// another client does not refuse a second one; it lets it wait.
+// probeTime is how long an swtpm may take for the first command. One that
+// serves another client does not refuse a second one; it lets it wait.
 const probeTime = 5 * time.Second
 
 // maxResponse is above the 4096 bytes of every TPM in use.

@@ -146,6 +146,12 @@ func (e *URLError) Error() string {
 // Hint says what one looks like.
 func (e *URLError) Hint() string { return "it has the form https://HOST:PORT" }
 
+// ValidURL reports whether an address can be a coordinator's.
+func ValidURL(s string) bool {
+	_, err := parseURL(s)
+	return err == nil
+}
+
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {

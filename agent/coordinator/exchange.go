@@ -19,20 +19,9 @@ import (
 // exchange is one request and its response, of at most limit bytes. A response
 // other than 2xx is an error.
 func exchange(ctx context.Context, client *http.Client, method string, target *url.URL, body any, limit int64) ([]byte, int, error) {
-	var in io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return nil, 0, err
-		}
-		in = bytes.NewReader(b)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, target.String(), in)
+	request, err := Request(ctx, method, target.String(), body)
 	if err != nil {
 		return nil, 0, err
-	}
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
 	}
 	response, err := client.Do(request)
 	if err != nil {
@@ -54,6 +43,22 @@ func exchange(ctx context.Context, client *http.Client, method string, target *u
 		return nil, 0, fmt.Errorf("%s: %w: more than %d bytes", target.Path, chancery.ErrMalformed, limit)
 	}
 	return b, response.StatusCode, nil
+}
+
+// Request returns a request with a body in JSON, or without one for nil.
+func Request(ctx context.Context, method, target string, body any) (*http.Request, error) {
+	if body == nil {
+		return http.NewRequestWithContext(ctx, method, target, nil)
+	}
+	b, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(b))
+	if err == nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	return request, err
 }
 
 // problem returns what the coordinator says in an RFC 9457 document, or the

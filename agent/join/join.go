@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"time"
@@ -120,10 +121,8 @@ func Join(ctx context.Context, dir *state.Dir, o Options) (*Result, error) {
 		}
 		next, err := j.ask(ctx, intake)
 		switch {
-		case ctx.Err() != nil || err != nil && !isProblem(err):
-			if err != nil {
-				o.Notice("the coordinator is away: " + err.Error())
-			}
+		case err != nil && !isProblem(err): // or ctx has ended, and sleep says so
+			o.Notice("the coordinator is away: " + err.Error())
 		case err != nil:
 			return nil, err
 		case next == nil:
@@ -237,10 +236,17 @@ func (j *joining) ask(ctx context.Context, intake *state.Intake) (*chancery.Verd
 	}
 	defer conn.Close()
 	verdict, err := conn.Verdict(ctx, intake.ID)
-	if p, ok := errors.AsType[*chancery.Problem](err); ok && (p.Status == http.StatusNotFound || p.Status == http.StatusGone) {
+	if Gone(err) {
 		return nil, j.dir.RemoveIntake()
 	}
 	return verdict, err
+}
+
+// Gone reports whether the coordinator says that there is nothing to ask about
+// an intake: it does not know it, it let it expire, or N:S never arrived.
+func Gone(err error) bool {
+	p, ok := errors.AsType[*chancery.Problem](err)
+	return ok && (p.Status == http.StatusNotFound || p.Status == http.StatusGone || p.Status == http.StatusConflict)
 }
 
 func isProblem(err error) bool {
@@ -350,4 +356,27 @@ func Present(dir *state.Dir, fleet chancery.FleetID) (*Result, error) {
 		r.CRL, _ = chancery.CRLNumber(list)
 	}
 	return r, nil
+}
+
+// Text prints the result for people.
+func (r *Result) Text(w io.Writer) {
+	switch r.Status {
+	case Pending:
+		fmt.Fprintf(w, "pending: %s waits for an operator's approval\n", r.Node)
+		return
+	case Already:
+		fmt.Fprintf(w, "%s is enrolled already; nothing was changed\n", r.Node)
+	default:
+		fmt.Fprintf(w, "enrolled as %s\n", r.Node)
+	}
+	fmt.Fprintf(w, "  fleet      %s\n  node id    %s\n  serial     %s\n  assurance  %s\n  until      %s\n  CRL        number %d\n",
+		r.Fleet, r.NodeID, r.Serial, Assurance(r.Assurance, r.Simulator), r.NotAfter.Format(time.RFC3339), r.CRL)
+}
+
+// Assurance marks the assurance of a simulated chip.
+func Assurance(level string, simulator bool) string {
+	if simulator {
+		return level + " (SIMULATOR: this chip protects nothing)"
+	}
+	return level
 }

@@ -75,6 +75,7 @@ type agent struct {
 
 	nc       atomic.Pointer[chancery.Certificate]
 	identity atomic.Pointer[session]
+	chipInfo atomic.Pointer[string]
 	ready    chan struct{} // closed with the first session certificate
 	seek     chan struct{} // asks the pointer loop to look now
 
@@ -179,6 +180,7 @@ func (a *agent) openChip() error {
 		a.chip.Close()
 	}
 	a.chip = chip
+	a.chipInfo.Store(new(chip.Info().String()))
 	a.key, err = chip.LoadKey(a.file)
 	return err
 }
@@ -206,7 +208,7 @@ func (a *agent) run(ctx context.Context) error {
 		group.Go(func() error { loop(ctx); return nil })
 	}
 	group.Go(func() error { return a.serveControl(ctx, control) })
-	a.Logger.Info("running", "node", a.config.Name, "listen", a.listener.Addr().String(), "chip", a.chip.Info().String())
+	a.Logger.Info("running", "node", a.config.Name, "listen", a.listener.Addr().String(), "chip", *a.chipInfo.Load())
 	return group.Wait()
 }
 
@@ -234,4 +236,3 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
-

@@ -45,9 +45,9 @@ func (a *agent) pollCRL(ctx context.Context, failed *pause) error {
 		return err
 	}
 	defer conn.Close()
-	for {
+	for wait := time.Duration(0); ; wait = pollTime { // the first answer tells at once that it works again
 		start, before := time.Now(), a.crlNumber()
-		if err := a.updateCRL(ctx, conn, pollTime); err != nil {
+		if err := a.updateCRL(ctx, conn, wait); err != nil {
 			return err
 		}
 		a.succeed(topicCoordinator)

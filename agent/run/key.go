@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
-	"net/http"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -24,7 +23,7 @@ type session struct {
 	notBefore, notAfter time.Time
 }
 
-// errNoSession: N:SK has not certified a session key, see [Status].
+// errNoSession: N:SK has not certified a session key, see Status.
 var errNoSession = errors.New("there is no session certificate yet")
 
 // present returns what the node shows in a handshake, out of memory.
@@ -215,7 +214,7 @@ func (r *renewal) attempt(ctx context.Context) (*chancery.Certificate, error) {
 	var verdict *chancery.Verdict
 	if r.intake != nil {
 		verdict, err = conn.Verdict(ctx, r.intake.ID)
-		if p, ok := errors.AsType[*chancery.Problem](err); ok && (p.Status == http.StatusNotFound || p.Status == http.StatusGone) {
+		if join.Gone(err) {
 			r.intake = nil
 		} else if err != nil {
 			return nil, err
@@ -241,10 +240,9 @@ func (r *renewal) attempt(ctx context.Context) (*chancery.Certificate, error) {
 		return nil, nil
 	case chancery.VerdictIssued:
 		return r.accept(ctx, verdict.NC)
-	default:
-		r.intake = nil
-		return nil, join.Refused(verdict)
 	}
+	r.intake = nil
+	return nil, join.Refused(verdict)
 }
 
 // accept verifies the next N:C, by a CRL that is newer than it.

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,7 +19,7 @@ const (
 )
 
 // errSealed is the problem while N:SK is closed.
-var errSealed = fmt.Errorf("sealed: waiting for approval of PCR values; an operator compares them and runs: chancery node approve")
+var errSealed = errors.New("sealed: waiting for approval of PCR values")
 
 // reseal asks the coordinator to approve the machine's present boot state
 // until it does or ctx ends (docs/protocol.md section 4, Sealing). The AK is

@@ -236,7 +236,7 @@ func (a *Admin) nodes(api huma.API) {
 		return &body[chancery.Verdict]{*v}, nil
 	}))
 	type revokeIn struct {
-		named
+		Name string `path:"name"`
 		Body RevokeInput
 	}
 	huma.Post(api, "/v1/nodes/{name}/refuse", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*struct{}, error) {
@@ -263,8 +263,8 @@ func (a *Admin) certificates(api huma.API) {
 		return &body[CertificateInfo]{c}, err
 	}))
 	type revokeIn struct {
-		serialIn
-		Body RevokeInput
+		Serial string `path:"serial"`
+		Body   RevokeInput
 	}
 	huma.Post(api, "/v1/certificates/{serial}/revoke", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*body[RevokeOutput], error) {
 		serial, err := parseSerial(in.Serial)

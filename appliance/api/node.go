@@ -90,8 +90,8 @@ func NewNode(n *Node) http.Handler {
 		Intake string `path:"intake"`
 	}
 	type submitIn struct {
-		intakeIn
-		Body chancery.Submission
+		Intake string `path:"intake"`
+		Body   chancery.Submission
 	}
 	type verdictOut struct{ Body chancery.Verdict }
 	huma.Post(api, "/v1/enroll/{intake}", handle(n.Logger, func(ctx context.Context, in *submitIn) (*verdictOut, error) {

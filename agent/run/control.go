@@ -1,0 +1,159 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/chancery-pki/chancery/agent/coordinator"
+	"github.com/chancery-pki/chancery/agent/state"
+)
+
+// The socket speaks HTTP:
+//
+//	GET  /v1/status  -> Status
+//	POST /v1/ping    PingRequest -> one PingEvent a line, while they happen
+//
+// Its file has mode 0600 in a directory of mode 0700: who may connect is the
+// agent's own user.
+
+// maxRequest bounds a request's body.
+const maxRequest = 16 << 10
+
+// listenControl makes the socket. The directory is this process's, so a socket
+// that is there already is what a crash left.
+func (a *agent) listenControl() (net.Listener, error) {
+	path := a.dir.Socket()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, &socketError{err}
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+type socketError struct{ err error }
+
+func (e *socketError) Error() string { return "the agent's socket: " + e.err.Error() }
+func (e *socketError) Unwrap() error { return e.err }
+func (e *socketError) Hint() string {
+	return "a socket's path has at most 107 bytes; choose a shorter state directory with --state"
+}
+
+// serveControl answers until ctx ends.
+func (a *agent) serveControl(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(a.status())
+	})
+	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) {
+		var request PingRequest
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/jsonl")
+		enc, out := json.NewEncoder(w), http.NewResponseController(w)
+		a.ping(r.Context(), &request, func(e PingEvent) {
+			enc.Encode(e) // of no use to a client that is gone; its context ends
+			out.Flush()
+		})
+	})
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		server.Close()
+	})
+	err := server.Serve(l)
+	if !stop() {
+		<-closed
+		return nil
+	}
+	return err
+}
+
+// A Client talks to the agent that runs in a state directory.
+type Client struct{ http http.Client }
+
+// A NotRunningError says that no agent runs in a directory.
+type NotRunningError struct{ Path string }
+
+func (e *NotRunningError) Error() string { return "no agent is running in " + e.Path }
+
+// Hint says how to start one.
+func (e *NotRunningError) Hint() string { return "start it: chancery-agent run --state " + e.Path }
+
+// Connect returns a client of the agent that runs in the directory. If there
+// is none the error of its first call is a [*NotRunningError]. Close it after
+// use.
+func Connect(dir *state.Dir) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", dir.Socket())
+		if err != nil {
+			return nil, &NotRunningError{dir.Path()}
+		}
+		return conn, nil
+	}
+	return &Client{http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// Close gives the connection up.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status asks the agent how it is.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	s := new(Status)
+	err := c.call(ctx, http.MethodGet, "/v1/status", nil, func(d *json.Decoder) error { return d.Decode(s) })
+	return s, err
+}
+
+// Ping has the agent ping a peer and calls each for every event until the last
+// one, or until ctx ends.
+func (c *Client) Ping(ctx context.Context, r *PingRequest, each func(PingEvent)) error {
+	return c.call(ctx, http.MethodPost, "/v1/ping", r, func(d *json.Decoder) error {
+		for d.More() {
+			var e PingEvent
+			if err := d.Decode(&e); err != nil {
+				return err
+			}
+			each(e)
+		}
+		return nil
+	})
+}
+
+func (c *Client) call(ctx context.Context, method, path string, body any, read func(*json.Decoder) error) error {
+	request, err := coordinator.Request(ctx, method, "http://agent"+path, body)
+	if err != nil {
+		return err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		if e, ok := errors.AsType[*NotRunningError](err); ok {
+			return e
+		}
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the agent says: %s", response.Status)
+	}
+	return read(json.NewDecoder(response.Body))
+}
