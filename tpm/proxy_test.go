@@ -1,6 +1,7 @@
 package tpm_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ type proxy struct {
 
 	mu    sync.Mutex
 	judge func(command []byte) (response []byte, swallow bool)
+	wire  []byte // all that passed
 }
 
 // refusal is a response that holds a response code alone.
@@ -63,6 +65,13 @@ func (p *proxy) decide(judge func(command []byte) (response []byte, swallow bool
 	p.judge = judge
 }
 
+// passed returns all that passed the proxy, as a listener on the bus has it.
+func (p *proxy) passed() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.Clone(p.wire)
+}
+
 func (p *proxy) serve(owner net.Conn) {
 	defer owner.Close()
 	chip, err := net.Dial("unix", p.chip)
@@ -93,6 +102,9 @@ func (p *proxy) serve(owner net.Conn) {
 				return
 			}
 		}
+		p.mu.Lock()
+		p.wire = append(append(p.wire, command...), response...)
+		p.mu.Unlock()
 		// In pieces, as a socket may deliver it.
 		for _, piece := range [][]byte{response[:3], response[3:10], response[10:]} {
 			if len(piece) > 0 {

@@ -1,6 +1,8 @@
 package tpm_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"net"
 	"os"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/tpm"
 	"github.com/chancery-pki/chancery/tpm/tpmtest"
 )
@@ -38,6 +41,39 @@ func TestBusyChip(t *testing.T) {
 		if refused < 60 {
 			t.Errorf("only %d commands passed the proxy", refused)
 		}
+	}
+}
+
+// A listener on the bus sees neither what is signed nor the secret that an
+// activation recovers.
+func TestListenerOnTheBus(t *testing.T) {
+	p := newProxy(t, tpmtest.New(t))
+	chip, err := tpm.Open(p.device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer chip.Close()
+	sealed, plain := createKey(t, chip, newApprover(t).sealing()), createKey(t, chip, nil)
+	wantSigns(t, "sealed", chip, sealed)
+	wantSigns(t, "unsealed", chip, plain)
+	ek := must(tpm.ParseEndorsementKey(must(chip.EK())(t).Public))(t)
+	credential, encrypted, err := ek.MakeCredential(attestationKey(t, chip).Name(), []byte("activation's secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := chip.Activate(credential, encrypted); err != nil || string(got) != "activation's secret" {
+		t.Fatalf("activated %q, %v", got, err)
+	}
+	wire := p.passed()
+	if !bytes.Contains(wire, encrypted) || !bytes.Contains(wire, plain.Public) {
+		t.Fatal("the listener does not hear the bus")
+	}
+	digest := sha256.Sum256(chancery.Message(fleet, chancery.P256, statement))
+	if bytes.Contains(wire, digest[:]) {
+		t.Error("what was signed passed in the clear")
+	}
+	if bytes.Contains(wire, []byte("activation's secret")) {
+		t.Error("the activated secret passed in the clear")
 	}
 }
 

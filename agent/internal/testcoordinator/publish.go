@@ -134,6 +134,14 @@ func (c *Coordinator) OtherCRL(n uint64, life time.Duration) *chancery.CRL {
 	return c.nextCRL(held, slices.Sorted(maps.Keys(revoked)), life)
 }
 
+// AfterOther returns a signed list that follows [Coordinator.OtherCRL] of n.
+func (c *Coordinator) AfterOther(n uint64) *chancery.CRL {
+	other := c.OtherCRL(n, time.Hour)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nextCRL(other, []uint64{0}, time.Hour)
+}
+
 // CRL returns list number n as it was published, 0 for the newest.
 func (c *Coordinator) CRL(n uint64) *chancery.CRL {
 	c.mu.Lock()

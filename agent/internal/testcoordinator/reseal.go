@@ -81,3 +81,15 @@ func (c *Coordinator) ApproveReseal(name string) error {
 	}
 	return fmt.Errorf("%s did not ask for an approval", name)
 }
+
+// Approval returns the approval that the node's last wish got.
+func (c *Coordinator) Approval(name string) *chancery.ApprovalRecord {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		if n.name == name && n.reseal != nil {
+			return n.reseal.approval
+		}
+	}
+	return nil
+}

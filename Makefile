@@ -1,0 +1,39 @@
+# The two commands of the README are `make demo` and `make test`. Each installs
+# what it needs, so each works alone on a machine with Go, gcc, make and git.
+
+BIN := bin
+GO  ?= go
+
+.PHONY: build demo test test-full fuzz deps deps-test clean
+
+build:
+	$(GO) build -o $(BIN)/chancery ./appliance
+	$(GO) build -o $(BIN)/chancery-agent ./agent
+
+# The whole story on simulators, in under a minute.
+demo: deps build
+	$(BIN)/chancery demo
+
+# All tests, also those against SoftHSM and swtpm. A simulator that is missing
+# is a failure, not a skip.
+test: deps-test
+	$(GO) vet ./...
+	$(GO) test -timeout 20m ./...
+
+# What takes longer: the race detector, more rounds of pulled plugs, fuzzing.
+test-full: test fuzz
+	CHANCERY_FULL=1 $(GO) test -race -timeout 60m ./...
+
+# Every fuzz target for FUZZTIME.
+FUZZTIME ?= 30s
+fuzz:
+	FUZZTIME=$(FUZZTIME) GO="$(GO)" scripts/fuzz
+
+deps:
+	scripts/deps softhsm2 swtpm swtpm-tools
+
+deps-test:
+	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl
+
+clean:
+	rm -rf $(BIN)
