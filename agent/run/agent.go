@@ -170,18 +170,22 @@ func (a *agent) openTrust() error {
 }
 
 // openChip opens the chip and loads N:SK. It also serves to do so again after
-// the chip has failed.
+// the chip has failed; the old connection is given up first, as it may hold
+// the lock.
 func (a *agent) openChip() error {
+	if a.chip != nil {
+		a.chip.Close()
+	}
 	chip, err := tpm.Open(a.config.TPM)
 	if err != nil {
 		return fmt.Errorf("%w %s: %w", join.ErrChip, a.config.TPM, err)
 	}
-	if a.chip != nil {
-		a.chip.Close()
-	}
 	a.chip = chip
 	a.chipInfo.Store(new(chip.Info().String()))
-	a.key, err = chip.LoadKey(a.file)
+	key, err := chip.LoadKey(a.file)
+	if err == nil {
+		a.key = key
+	}
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 
 // Topics of problems. A topic has one problem at a time.
 const (
+	topicChip        = "tpm"
 	topicKey         = "key"
 	topicRenewal     = "renewal"
 	topicCRL         = "crl"

@@ -64,12 +64,12 @@ func (a *agent) keepKey(ctx context.Context) {
 			a.reseal(ctx, sealed)
 			wait = 0
 		case errors.Is(err, tpm.ErrClosed) || errors.Is(err, tpm.ErrTimeout):
-			a.fail(topicKey, err)
+			a.fail(topicChip, err)
 			wait = failed.next()
 			if err := a.openChip(); err != nil {
-				a.fail(topicKey, err)
+				a.fail(topicChip, err)
 			} else {
-				wait = 0
+				a.succeed(topicChip)
 			}
 		default:
 			a.fail(topicKey, err)

@@ -255,7 +255,7 @@ func TestChipFails(t *testing.T) {
 	if err := m.chip.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	m.wantProblem(topicKey, "tpm:")
+	m.wantProblem(topicChip, "tpm:")
 	if err := m.chip.Restart(); err != nil {
 		t.Fatal(err)
 	}

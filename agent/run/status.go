@@ -88,8 +88,10 @@ func (a *agent) status() *Status {
 	}
 	maps.Copy(s.Problems, a.health.all())
 	s.TPM.Chip, s.TPM.State = *a.chipInfo.Load(), "ready"
-	if p := s.Problems[topicKey]; p != "" {
-		s.TPM.State = p
+	for _, topic := range []string{topicKey, topicChip} {
+		if p := s.Problems[topic]; p != "" {
+			s.TPM.State = p
+		}
 	}
 	for _, l := range a.mesh.Sessions() {
 		s.Sessions = append(s.Sessions, live(l))

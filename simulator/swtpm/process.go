@@ -8,10 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/chancery-pki/chancery/simulator/child"
 )
 
 // A Process is a running TPM. Its methods may be called from any goroutine.
@@ -20,16 +20,9 @@ type Process struct {
 	home   string // short temporary directory of the socket
 	binary string
 
-	mu    sync.Mutex // held for a whole power operation
-	child *child     // nil while the power is off
-}
-
-// child is one life of the swtpm program.
-type child struct {
-	cmd    *exec.Cmd
-	stderr *bytes.Buffer // to be read after done only
-	done   chan struct{} // closed when the program has ended and was reaped
-	err    error         // its end; to be read after done only
+	mu     sync.Mutex // held for a whole power operation
+	life   *child.Child
+	stderr *bytes.Buffer // of life; to be read after its end only
 }
 
 const (
@@ -84,20 +77,8 @@ func (p *Process) Device() string { return "swtpm:" + p.socket() }
 func (p *Process) Restart() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.off(true); err != nil {
-		return err
-	}
-	c, err := p.launch()
-	if err != nil {
-		return err
-	}
-	if err := p.await(c); err != nil {
-		c.cmd.Process.Kill()
-		<-c.done
-		return fmt.Errorf("%w\n%s", err, c.stderr.Bytes())
-	}
-	p.child = c
-	return nil
+	p.off(true)
+	return p.on()
 }
 
 // Stop powers the TPM off in good order and removes its socket. A stopped
@@ -105,49 +86,44 @@ func (p *Process) Restart() error {
 func (p *Process) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return errors.Join(p.off(true), os.RemoveAll(p.home))
+	p.off(true)
+	return os.RemoveAll(p.home)
 }
 
 // Kill pulls the plug (SIGKILL). [Process.Restart] powers the TPM on again.
 func (p *Process) Kill() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.off(false)
+	p.off(false)
+	return nil
 }
 
-// launch starts the program. The goroutine that starts it stays on its
-// thread until the program has ended, because the parent death signal is sent
-// when the starting thread ends, not the process.
-func (p *Process) launch() (*child, error) {
+// on starts the program and returns when the TPM accepts connections. The
+// caller holds mu.
+func (p *Process) on() error {
 	if err := os.Remove(p.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return err
 	}
-	c := &child{stderr: new(bytes.Buffer), done: make(chan struct{})}
-	c.cmd = exec.Command(p.binary, "socket", "--tpm2",
+	p.stderr = new(bytes.Buffer)
+	cmd := exec.Command(p.binary, "socket", "--tpm2",
 		"--server", "type=unixio,path="+p.socket(),
 		"--tpmstate", "dir="+p.state,
 		"--flags", "not-need-init,startup-clear")
-	c.cmd.Stderr = c.stderr
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := c.cmd.Start()
-		started <- err
-		if err == nil {
-			c.err = c.cmd.Wait()
-			close(c.done)
-		}
-	}()
-	if err := <-started; err != nil {
-		return nil, err
+	cmd.Stderr = p.stderr
+	life, err := child.Start(cmd)
+	if err != nil {
+		return err
 	}
-	return c, nil
+	if err := p.await(life); err != nil {
+		life.Kill()
+		return fmt.Errorf("%w\n%s", err, p.stderr.Bytes())
+	}
+	p.life = life
+	return nil
 }
 
 // await returns when the TPM accepts connections.
-func (p *Process) await(c *child) error {
+func (p *Process) await(life *child.Child) error {
 	deadline := time.Now().Add(startTime)
 	for {
 		conn, err := net.Dial("unix", p.socket())
@@ -155,8 +131,8 @@ func (p *Process) await(c *child) error {
 			return conn.Close()
 		}
 		select {
-		case <-c.done:
-			return fmt.Errorf("swtpm: ended at once: %v", c.err)
+		case <-life.Done():
+			return fmt.Errorf("swtpm: ended at once: %v", life.Wait())
 		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
@@ -166,27 +142,17 @@ func (p *Process) await(c *child) error {
 }
 
 // off ends the program if it runs. The caller holds mu.
-func (p *Process) off(orderly bool) error {
-	c := p.child
-	p.child = nil
-	if c == nil {
-		return nil
-	}
-	if orderly {
+func (p *Process) off(orderly bool) {
+	life := p.life
+	p.life = nil
+	switch {
+	case life == nil:
+	case orderly:
 		p.shutdown()
-		c.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-c.done:
-			return nil
-		case <-time.After(stopTime):
-		}
+		life.Stop(stopTime)
+	default:
+		life.Kill()
 	}
-	err := c.cmd.Process.Kill()
-	<-c.done
-	if errors.Is(err, os.ErrProcessDone) {
-		return nil
-	}
-	return err
 }
 
 // shutdown sends TPM2_Shutdown(TPM_SU_CLEAR) (TPM 2.0 Part 3, section 9.4).
