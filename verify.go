@@ -95,9 +95,10 @@ type Verifier struct {
 
 	// mu guards trust and subtrees; it is never held while a signature is
 	// verified.
-	mu       sync.RWMutex
-	trust    Trust
-	subtrees map[subtreeKey]bool
+	mu        sync.RWMutex
+	trust     Trust
+	suspended error
+	subtrees  map[subtreeKey]bool
 }
 
 // A Trust is what a node holds of its fleet at one moment. Both values are
@@ -143,6 +144,22 @@ func (v *Verifier) Trust() Trust {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.trust
+}
+
+// Suspend refuses every peer, by the CRL check and for the reason, until it is
+// lifted with a nil reason. It is for a fork of the CRL: which of two lists of
+// one number is the fleet's, only an operator can tell. Sessions that live go
+// on, see [Verifier.Recheck].
+func (v *Verifier) Suspend(reason error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.suspended = reason
+}
+
+func (v *Verifier) suspension() error {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.suspended
 }
 
 // UpdatePointer takes a newer pointer record, see [AcceptPointer].
@@ -198,6 +215,9 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 	nc, err := ParseCertificate(certs[len(certs)-1])
 	if err != nil {
 		return refuse(CheckParse, nil, err)
+	}
+	if err := v.suspension(); err != nil {
+		return refuse(CheckCRL, nc, err)
 	}
 	id := nc.NodeID(v.fleet)
 	if err := v.checkCRL(t, nc, id, policy, now); err != nil {

@@ -690,3 +690,25 @@ func TestVerifierConcurrently(t *testing.T) {
 		t.Errorf("ends with CRL %d and pointer record %d", got.CRL.head.Number, got.Pointer.Seq)
 	}
 }
+
+// A fork of the CRL stops new sessions until an operator has cleared it; live
+// ones go on.
+func TestSuspendedVerifierRefusesEverybody(t *testing.T) {
+	w := newWorld(t)
+	n := w.enroll("edge-1")
+	v := NewVerifier(w.trust())
+	peer, err := v.Verify(n.certs(), "edge-1", NodeID{}, Policy{}, w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Suspend(ErrCRLFork)
+	_, err = v.Verify(n.certs(), "edge-1", NodeID{}, Policy{}, w.now)
+	refused(t, err, CheckCRL, ErrCRLFork)
+	if err := v.Recheck(peer, Policy{}, w.now); err != nil {
+		t.Errorf("live session: %v", err)
+	}
+	v.Suspend(nil)
+	if _, err = v.Verify(n.certs(), "edge-1", NodeID{}, Policy{}, w.now); err != nil {
+		t.Errorf("lifted: %v", err)
+	}
+}

@@ -29,6 +29,10 @@ type Config struct {
 	// Listen is the address that nodes connect to. Default ":8443".
 	Listen string `toml:"listen"`
 
+	// EnrollRate is how many requests of enrolments a second one network
+	// address may make on average; 0 is no limit. Default 20.
+	EnrollRate float64 `toml:"enroll_rate"`
+
 	// CertificateLife is the life of an N:C, at most the pointer record's
 	// longest. Default 168h.
 	CertificateLife Duration `toml:"certificate_life"`
@@ -38,6 +42,9 @@ type Config struct {
 	// Heartbeat is how often a CRL head and a checkpoint are signed when
 	// nothing happens. It must be shorter than half of CRLLife. Default 2m.
 	Heartbeat Duration `toml:"heartbeat"`
+	// ReattestWindow is how long after its last certificate expired a node that
+	// was away may come back with its old key and chip. Default 2160h, 90 days.
+	ReattestWindow Duration `toml:"reattest_window"`
 	// DNSSuffix gives every node the DNS name NAME.SUFFIX. Optional.
 	DNSSuffix string `toml:"dns_suffix,omitempty"`
 
@@ -67,9 +74,11 @@ func (d *Duration) UnmarshalText(b []byte) error {
 func defaultConfig() Config {
 	return Config{
 		Listen:          ":8443",
+		EnrollRate:      20,
 		CertificateLife: Duration(7 * 24 * time.Hour),
 		CRLLife:         Duration(time.Hour),
 		Heartbeat:       Duration(2 * time.Minute),
+		ReattestWindow:  Duration(90 * 24 * time.Hour),
 		MinAssurance:    2,
 	}
 }
@@ -114,6 +123,8 @@ func (c *Config) check() error {
 		return cli.Usage("token = \"pkcs11:token=...?module-path=...&pin-source=...\"", "the configuration names no token")
 	case c.Heartbeat <= 0 || 2*c.Heartbeat > c.CRLLife:
 		return cli.Usage("", "heartbeat %s must be longer than 0 and at most half of crl_life %s", time.Duration(c.Heartbeat), time.Duration(c.CRLLife))
+	case c.EnrollRate < 0:
+		return cli.Usage("0 is no limit", "enroll_rate %v must not be below 0", c.EnrollRate)
 	case c.MinAssurance < 0 || c.MinAssurance > 3:
 		return cli.Usage("", "min_assurance %d must be from 0 to 3", c.MinAssurance)
 	}

@@ -80,7 +80,7 @@ the first pointer record, and prints the pin that nodes need.`,
 	}
 	c.Flags().StringVar(&f.token, "hsm", "", "PKCS#11 URI of the token, as in pkcs11:token=NAME?module-path=FILE&pin-source=file:FILE")
 	c.Flags().BoolVar(&f.simulator, "simulator", false, "make a SoftHSM token in the data directory: for trials, CA:SK is in a file")
-	c.Flags().BoolVar(&f.existingKeys, "existing-keys", false, "use the keys that the token holds under Chancery's labels")
+	c.Flags().BoolVar(&f.existingKeys, "existing-keys", false, "go on with the keys that an earlier init left in the token")
 	c.Flags().StringVar(&f.url, "url", "https://"+strings.ToLower(host)+":8443", "where nodes reach this coordinator")
 	c.Flags().StringVar(&f.listen, "listen", "", "address to listen on (default: the port of --url on all interfaces)")
 	c.Flags().StringVar(&f.trustDomain, "trust-domain", "chancery.internal", "SPIFFE trust domain of node names")
@@ -114,6 +114,9 @@ func (a *app) init(ctx context.Context, f *initFlags) error {
 	}
 	config.Token = f.token
 	if f.simulator {
+		if _, err := os.Stat(a.data.softhsm()); !errors.Is(err, fs.ErrNotExist) {
+			return cli.Failure("it is a trial and has issued nothing: remove "+string(a.data)+" and repeat", "an earlier init was interrupted and left a token in %s", a.data.softhsm())
+		}
 		i, err := softhsm.New(string(a.data.softhsm()), "chancery-trial")
 		if err != nil {
 			return cli.WithCode(cli.ExitNoToken, err)
@@ -158,22 +161,33 @@ func (c *Config) setEnvironment() error {
 	return nil
 }
 
+// parseToken reads the URI of a token, which must name a module too.
+func parseToken(s string) (hsm.URI, error) {
+	uri, err := hsm.ParseURI(s)
+	if err != nil {
+		return uri, cli.WithCode(cli.ExitUsage, err)
+	}
+	if uri.ModulePath == "" && uri.ModuleName == "" {
+		return uri, cli.Usage("add ?module-path=/path/to/module.so", "the token's uri names no PKCS#11 module")
+	}
+	return uri, nil
+}
+
 // ceremony generates the keys, signs the first pointer record and writes the
 // data directory. The configuration is written last: with it the coordinator
 // exists, without it init may be repeated (with --existing-keys).
 func (a *app) ceremony(ctx context.Context, f *initFlags, config *Config) (*initResult, error) {
-	uri, err := hsm.ParseURI(config.Token)
+	uri, err := parseToken(config.Token)
 	if err != nil {
 		return nil, err
 	}
-	if !f.existingKeys {
-		for _, label := range []string{labelCA, labelNextCA, labelApproval, labelX509} {
-			if err := hsm.Generate(uri, label); err != nil {
-				if is[*hsm.KeyExistsError](err) {
-					return nil, cli.Failure("if an earlier init made them, repeat with --existing-keys", "%v", err)
-				}
-				return nil, err
-			}
+	for _, label := range []string{labelCA, labelNextCA, labelApproval, labelX509} {
+		switch err := hsm.Generate(uri, label); {
+		case is[*hsm.KeyExistsError](err) && f.existingKeys: // and those that are missing are made
+		case is[*hsm.KeyExistsError](err):
+			return nil, cli.Failure("if an earlier init made it, repeat with --existing-keys", "%v", err)
+		case err != nil:
+			return nil, err
 		}
 	}
 	token, err := hsm.Open(uri, hsm.Options{Sessions: 1})

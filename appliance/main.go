@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -15,7 +16,10 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/sys/unix"
 
+	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
 )
@@ -24,8 +28,10 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 // run is main with its arguments and exit code in the open.
 func run(args []string) int {
+	unix.Umask(0o077) // whatever it writes is its owner's alone, the database too
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	unix.Umask(0o077) // the database, the TLS key, the socket: all of it is this user's alone
 	app := &app{out: cli.Text}
 	root := app.command()
 	root.SetArgs(args)
@@ -38,13 +44,20 @@ func exitCode(err error) error {
 	if _, ok := errors.AsType[*cli.Error](err); ok || err == nil {
 		return err
 	}
-	for _, token := range []func(error) bool{is[*hsm.PINError], is[*hsm.PINSourceError], is[*hsm.TokenError], is[*hsm.KeyNotFoundError], is[*hsm.KeyRefusedError], is[*hsm.Error], is[*hsm.FaultError]} {
+	// A URI that was parsed and still cannot be used names a module that is
+	// not there.
+	for _, token := range []func(error) bool{is[*hsm.URIError], is[*hsm.PINError], is[*hsm.PINSourceError], is[*hsm.TokenError], is[*hsm.KeyNotFoundError], is[*hsm.KeyRefusedError], is[*hsm.Error], is[*hsm.FaultError]} {
 		if token(err) {
 			return cli.WithCode(cli.ExitNoToken, err)
 		}
 	}
-	if is[*hsm.URIError](err) {
-		return cli.WithCode(cli.ExitUsage, err)
+	if p, ok := errors.AsType[*chancery.Problem](err); ok {
+		switch p.Status {
+		case http.StatusBadRequest, http.StatusUnprocessableEntity:
+			return cli.WithCode(cli.ExitUsage, err)
+		case http.StatusForbidden, http.StatusConflict:
+			return cli.WithCode(cli.ExitRefused, err)
+		}
 	}
 	return err
 }
@@ -78,17 +91,19 @@ func (a *app) command() *cobra.Command {
 	})
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.statusCommand(), a.tokenCommand(), a.nodeCommand(), a.certCommand(),
 		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.pcrCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
-	for _, c := range root.Commands() {
-		strict(c)
-	}
+	strict(root)
 	return root
 }
 
-// strict makes wrong arguments and unknown verbs usage errors.
+// strict makes wrong arguments, missing flags and unknown verbs usage errors.
 func strict(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
+			err := check(c, args)
+			if err == nil {
+				err = c.ValidateRequiredFlags()
+			}
+			if err != nil {
 				return cli.Usage("see: "+c.CommandPath()+" --help", "%v", err)
 			}
 			return nil

@@ -81,7 +81,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, Now: time.Now, EKRoots: ekRoots,
 		SimulatorRoots: simulatorRoots, AllowSimulator: config.AllowSimulator, MinAssurance: chancery.AssuranceLevel(config.MinAssurance),
-		Life: time.Duration(config.CertificateLife), DNSSuffix: config.DNSSuffix})
+		Life: time.Duration(config.CertificateLife), ReattestWindow: time.Duration(config.ReattestWindow), DNSSuffix: config.DNSSuffix})
 	if err != nil {
 		return cli.Usage("", "%s: %v", a.data.config(), err)
 	}
@@ -90,7 +90,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		logger.Warn("SIMULATOR: CA:SK is in a file, in a SoftHSM token", "token", info.Label)
 	}
 	verifier := chancery.NewVerifier(chancery.Trust{Pointer: pointer, CRL: l.CRL()})
-	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, Now: time.Now, Logger: logger}
+	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, Rate: config.EnrollRate, Now: time.Now, Logger: logger}
 	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, Started: time.Now(), Now: time.Now, Logger: logger,
 		Token: api.TokenStatus{Label: info.Label, Serial: info.Serial, Model: info.Model, Simulator: info.Simulator}}
 
@@ -118,7 +118,7 @@ func (d dataDir) lock() (unlock func(), err error) {
 }
 
 func openToken(config *Config) (token *hsm.Token, ca, approval *hsm.Key, err error) {
-	uri, err := hsm.ParseURI(config.Token)
+	uri, err := parseToken(config.Token)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -183,9 +183,7 @@ func (a *app) serveNodes(ctx context.Context, config *Config, node *api.Node, lo
 // operator, so it is its owner's alone from the moment that it exists.
 func (a *app) serveOperators(ctx context.Context, admin *api.Admin, logger *slog.Logger) error {
 	os.Remove(a.data.socket()) // of a coordinator that was killed; the lock says that none runs
-	old := unix.Umask(0o177)
-	listener, err := net.Listen("unix", a.data.socket())
-	unix.Umask(old)
+	listener, err := net.Listen("unix", a.data.socket()) // private by the umask, see run
 	if err != nil {
 		return err
 	}

@@ -87,18 +87,22 @@ type description struct {
 type field struct {
 	name  string
 	value any
+	item  bool // one of a list, also where it is the only one
 }
 
-func (d *description) add(name string, value any) { d.fields = append(d.fields, field{name, value}) }
+func (d *description) add(name string, value any) {
+	d.fields = append(d.fields, field{name, value, false})
+}
+
+func (d *description) addItem(name string, value any) {
+	d.fields = append(d.fields, field{name, value, true})
+}
 
 func (a *app) show(d *description) error {
 	m := map[string]any{"artefact": d.what}
 	for _, f := range d.fields {
-		if known, ok := m[f.name]; ok { // a name that comes again makes a list
-			list, ok := known.([]any)
-			if !ok {
-				list = []any{known}
-			}
+		if f.item {
+			list, _ := m[f.name].([]any)
 			m[f.name] = append(list, f.value)
 			continue
 		}
@@ -122,12 +126,12 @@ func describePointer(p *chancery.Pointer) *description {
 	d.add("trust_domain", p.TrustDomain)
 	d.add("genesis", fmt.Sprintf("%s, CA:PK %s, next sha256:%x", stamp(p.Genesis.Created), p.Genesis.CA, p.Genesis.NextCA))
 	for _, k := range p.Keys {
-		d.add("ca_key", fmt.Sprintf("%s %s, CA id %s, logs %v", k.State, k.Key, k.ID, k.Logs))
+		d.addItem("ca_key", fmt.Sprintf("%s %s, CA id %s, logs %v", k.State, k.Key, k.ID, k.Logs))
 	}
 	d.add("rollovers", len(p.Rollovers))
 	for _, e := range p.Endpoints {
 		for _, pin := range e.Pins {
-			d.add("endpoint", fmt.Sprintf("%s, TLS key sha256:%x", e.URL, pin))
+			d.addItem("endpoint", fmt.Sprintf("%s, TLS key sha256:%x", e.URL, pin))
 		}
 	}
 	d.add("min_crl", p.MinCRL)
@@ -159,7 +163,7 @@ func describeHead(d *description, h *chancery.CRLHead) {
 	d.add("this_update", stamp(h.ThisUpdate))
 	d.add("next_update", stamp(h.NextUpdate))
 	for _, l := range h.Logs {
-		d.add("log", fmt.Sprintf("%s/%d indexes %d to %d, %d revoked", l.CA, l.Log, l.First, l.Size, l.Revoked))
+		d.addItem("log", fmt.Sprintf("%s/%d indexes %d to %d, %d revoked", l.CA, l.Log, l.First, l.Size, l.Revoked))
 	}
 }
 

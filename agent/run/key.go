@@ -50,34 +50,33 @@ func (a *agent) keepKey(ctx context.Context) {
 	r.schedule()
 	failed := pause{longest: time.Minute}
 	for ctx.Err() == nil {
-		wait := idle
+		var wait time.Duration
 		err := a.keepSession(ctx)
 		if err == nil {
 			a.succeed(topicKey)
 			failed.reset()
 			wait, err = r.step(ctx)
+			wait = min(wait, idle, a.sessionDue())
 		}
 		var sealed *tpm.SealedError
 		switch {
 		case err == nil:
 		case errors.As(err, &sealed):
 			a.reseal(ctx, sealed)
-			wait = 0
+			continue
 		case errors.Is(err, tpm.ErrClosed) || errors.Is(err, tpm.ErrTimeout):
 			a.fail(topicChip, err)
-			wait = failed.next()
-			if err := a.openChip(); err != nil {
-				a.fail(topicChip, err)
-			} else {
+			if err = a.openChip(); err == nil {
 				a.succeed(topicChip)
+				continue
 			}
+			a.fail(topicChip, err)
+			wait = failed.next()
 		default:
 			a.fail(topicKey, err)
 			wait = failed.next()
 		}
-		if wait > 0 {
-			sleep(ctx, min(wait, idle, a.sessionDue()))
-		}
+		sleep(ctx, wait)
 	}
 }
 
@@ -86,8 +85,10 @@ func (a *agent) keepKey(ctx context.Context) {
 func (a *agent) sessionDue() time.Duration {
 	s, nc := a.identity.Load(), a.nc.Load()
 	switch {
+	case a.clock().After(nc.NotAfter):
+		return idle // the renewal's business
 	case s == nil || s.NC != nc:
-		return time.Second // the loop has just failed to make one
+		return 0
 	case !s.notAfter.Before(nc.NotAfter):
 		return idle
 	}
@@ -98,11 +99,8 @@ func (a *agent) sessionDue() time.Duration {
 // (docs/protocol.md section 7).
 func (a *agent) keepSession(ctx context.Context) error {
 	nc, now := a.nc.Load(), a.clock()
-	if s := a.identity.Load(); s != nil && s.NC == nc && a.sessionDue() > 0 {
+	if a.sessionDue() > 0 {
 		return nil
-	}
-	if now.After(nc.NotAfter) {
-		return nil // the renewal's business
 	}
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -176,13 +174,13 @@ func (r *renewal) step(ctx context.Context) (time.Duration, error) {
 		r.pause.reset()
 		r.schedule()
 		r.Logger.Info("renewed", "serial", nc.Serial.String(), "until", nc.NotAfter)
-		return time.Nanosecond, nil // a session certificate under it is next
+		return 0, nil // a session certificate under it is next
 	}
 	wait := r.pause.next()
 	r.due = r.clock().Add(wait)
 	if err != nil {
 		if chipError(err) {
-			return wait, err
+			return 0, err
 		}
 		r.fail(topicRenewal, err)
 	}
@@ -197,6 +195,13 @@ func chipError(err error) bool {
 // attempt goes from the initial connection to the certificate, or asks what
 // became of an earlier attempt. It returns nil if that is not decided.
 func (r *renewal) attempt(ctx context.Context) (*chancery.Certificate, error) {
+	// An expired record verifies peers, and leads to no certificate (section
+	// 3).
+	if expires := r.pointer().Expires; r.clock().After(expires) {
+		err := fmt.Errorf("%w: at %s", chancery.ErrPointerExpired, expires)
+		r.seekPointer(err)
+		return nil, err
+	}
 	// A certificate that has ended authenticates nothing. Then this is an
 	// enrolment of a known key without a token, which the coordinator's policy
 	// allows for a while (section 4, Renewal).

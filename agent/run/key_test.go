@@ -144,6 +144,11 @@ func TestBadRenewal(t *testing.T) {
 		})
 	}
 	c.Misbehave(testcoordinator.Faults{})
+	clock = 25 * time.Hour
+	if _, err := r.attempt(t.Context()); !errors.Is(err, chancery.ErrPointerExpired) {
+		t.Errorf("under an expired pointer record: %v", err)
+	}
+	clock = 0
 	if nc, err := r.attempt(t.Context()); err != nil || nc == nil {
 		t.Errorf("an honest one: %v", err)
 	}

@@ -38,10 +38,11 @@ func (a *agent) keepPointer(ctx context.Context) {
 }
 
 // seekPointer asks for a look at the pointer record if err may come from its
-// age: the coordinator shows a TLS key that it does not name, or a CRL is
-// signed by a CA key that it does not name.
+// age: the coordinator shows a TLS key that it does not name, a CRL is signed
+// by a CA key that it does not name, or it has expired.
 func (a *agent) seekPointer(err error) {
-	if errors.Is(err, chancery.ErrNotOurCoordinator) || errors.Is(err, chancery.ErrSignature) || errors.Is(err, chancery.ErrUnknownCA) {
+	if errors.Is(err, chancery.ErrNotOurCoordinator) || errors.Is(err, chancery.ErrSignature) ||
+		errors.Is(err, chancery.ErrUnknownCA) || errors.Is(err, chancery.ErrPointerExpired) {
 		select {
 		case a.seek <- struct{}{}:
 		default: // asked already

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
@@ -21,8 +22,11 @@ type Node struct {
 	Ledger    *ledger.Ledger
 	Pointer   *chancery.Pointer
 	Verifier  *chancery.Verifier
-	Now       func() time.Time
-	Logger    *slog.Logger
+	// Rate is how many requests of enrolments a second one network address
+	// may make on average; 0 is no limit.
+	Rate   float64
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 const (
@@ -51,9 +55,15 @@ func (n *Node) TLSConfig(cert tls.Certificate) *tls.Config {
 func NewNode(n *Node) http.Handler {
 	mux, api := newAPI("Chancery coordinator, for nodes")
 	slots := make(chan struct{}, maxInFlight)
+	limit := newLimiter(n.Rate)
 	enrolment := func(o *huma.Operation) {
 		o.MaxBodyBytes = maxBody
 		o.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
+			if r, _ := humago.Unwrap(ctx); !limit.allow(r) {
+				ctx.SetHeader("Retry-After", "1")
+				huma.WriteErr(api, ctx, http.StatusTooManyRequests, "too many enrolments from this address; try again")
+				return
+			}
 			select {
 			case slots <- struct{}{}:
 				defer func() { <-slots }()
@@ -77,7 +87,7 @@ func NewNode(n *Node) http.Handler {
 			defer cancel()
 			a, err := n.Authority.Connect(ctx, ch, &in.Body)
 			if err != nil {
-				n.Logger.Info("initial connection refused", "name", in.Body.Name, "renewal", renewal, "reason", err)
+				n.Logger.Info("initial connection refused", "name", printable(in.Body.Name), "renewal", renewal, "reason", err)
 				return nil, err
 			}
 			return &connectOut{*a}, nil
@@ -182,6 +192,14 @@ func NewNode(n *Node) http.Handler {
 		}
 	}))
 	return withTLS(mux)
+}
+
+// printable keeps what is no name out of the log.
+func printable(name string) string {
+	if chancery.ValidateName(name) != nil {
+		return "(not a name)"
+	}
+	return name
 }
 
 func binary(w http.ResponseWriter, b []byte) {

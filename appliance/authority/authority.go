@@ -43,6 +43,9 @@ type Config struct {
 	MinAssurance chancery.AssuranceLevel
 	// Life is the life of a certificate, at most the pointer record's MaxLife.
 	Life time.Duration
+	// ReattestWindow is how long after its last certificate expired a node
+	// may come back without a token.
+	ReattestWindow time.Duration
 	// DNSSuffix, if not empty, gives every node the DNS name NAME.SUFFIX.
 	DNSSuffix string
 }

@@ -121,55 +121,86 @@ func checkStanding(tx *store.Tx, id chancery.NodeID, ek [32]byte) error {
 	return nil
 }
 
-// authorised asks for a token, or for a renewal's own certificate.
+// authorised asks for a token, or for a renewal's own certificate, or, of a
+// node that was away too long for that, for its old key and chip.
 func (c *connection) authorised(ctx context.Context) error {
 	if c.ch.Peer != nil {
 		if c.ch.Peer.NodeID != c.nodeID || c.ch.Peer.Name != c.req.Name {
 			return refuse(403, "not-yours", "", "a renewal is for the node, key and name that the session was opened with")
 		}
-		return c.a.Store.View(ctx, func(tx *store.Tx) error {
-			node, err := tx.Node(c.nodeID)
-			if err != nil {
-				return notFound(err, "node is not enrolled")
-			}
-			if node.EKDigest != c.facts.EKDigest {
-				return refuse(403, "other-chip", "enrol the node anew", "the chip is not the one that the node was enrolled with")
-			}
-			c.facts.Roles = node.Roles
-			return nil
-		})
+		return c.known(ctx)
 	}
-	const noToken = "make one with: chancery token create --name " // one answer for all that is wrong, so that nobody can sound out tokens
+	if c.req.TokenID == "" {
+		return c.known(ctx)
+	}
 	id, err := hex.DecodeString(c.req.TokenID)
 	if err != nil || len(id) != len(chancery.TokenID{}) {
-		return refuse(403, "no-token", noToken+c.req.Name, "no good join token")
+		return noToken(nil, c.req.Name)
 	}
 	err = c.a.Store.View(ctx, func(tx *store.Tx) (err error) {
 		c.token, err = tx.Token(chancery.TokenID(id))
 		return err
 	})
-	if errors.Is(err, store.ErrNotFound) {
-		return refuse(403, "no-token", noToken+c.req.Name, "no good join token")
-	}
 	if err != nil {
-		return err
+		return noToken(err, c.req.Name)
 	}
 	if !c.token.Key.Check(c.a.fleet, c.pop, c.req.Name, c.req.TokenProof) {
-		return refuse(403, "no-token", noToken+c.req.Name, "no good join token")
+		return noToken(nil, c.req.Name)
 	}
 	// From here on the other end has shown that it knows the token.
 	if c.a.Now().After(c.token.Expires) {
-		return refuse(403, "token-expired", noToken+c.req.Name, "join token expired %s", c.token.Expires.Format(time.RFC3339))
+		return refuse(403, "token-expired", tokenHint+c.req.Name, "join token expired %s", c.token.Expires.Format(time.RFC3339))
 	}
 	if c.token.UsesLeft <= 0 {
-		return refuse(403, "token-used", noToken+c.req.Name, "join token is used up")
+		return refuse(403, "token-used", tokenHint+c.req.Name, "join token is used up")
 	}
 	if ok, err := path.Match(c.token.Names, c.req.Name); err != nil || !ok {
-		return refuse(403, "token-name", "choose a name that fits with --name, or "+noToken+c.req.Name, "join token is for names like %q, not for %q", c.token.Names, c.req.Name)
+		return refuse(403, "token-name", "choose a name that fits with --name, or "+tokenHint+c.req.Name, "join token is for names like %q, not for %q", c.token.Names, c.req.Name)
 	}
 	c.facts.Roles, c.facts.Approve = c.token.Roles, c.token.Approve
 	return nil
 }
+
+// known admits a node without a token: one that is enrolled under this key,
+// name and chip. Its N:C may have expired, but not longer ago than the window;
+// the evidence that follows is asked of it as of any other.
+func (c *connection) known(ctx context.Context) error {
+	return c.a.Store.View(ctx, func(tx *store.Tx) error {
+		node, err := tx.Node(c.nodeID)
+		if err != nil {
+			return noToken(err, c.req.Name)
+		}
+		if node.Name != c.req.Name || node.EKDigest != c.facts.EKDigest {
+			return refuse(403, "other-chip", "enrol the node anew, with a token", "the name or the chip is not the one that the node was enrolled with")
+		}
+		entries, err := tx.EntriesOf(c.a.Ledger.Log(), c.nodeID)
+		if err != nil {
+			return err
+		}
+		var last time.Time
+		for _, e := range entries {
+			if e.NotAfter.After(last) {
+				last = e.NotAfter
+			}
+		}
+		if c.a.Now().After(last.Add(c.a.ReattestWindow)) {
+			return refuse(403, "away-too-long", "revoke it and enrol it anew: chancery node revoke "+node.Name, "the last certificate of %s expired %s, more than %s ago", node.Name, last.Format(time.RFC3339), c.a.ReattestWindow)
+		}
+		c.facts.Roles = node.Roles
+		return nil
+	})
+}
+
+// noToken is the one answer for all that is wrong with a token, so that nobody
+// can sound out tokens.
+func noToken(err error, name string) error {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return refuse(403, "no-token", tokenHint+name, "no good join token")
+}
+
+const tokenHint = "make one with: chancery token create --name "
 
 // possession verifies that the node holds N:SK at this connection's end.
 func (c *connection) possession(context.Context) error {
