@@ -17,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"golang.org/x/sys/unix"
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/hsm"
@@ -31,7 +30,6 @@ func run(args []string) int {
 	unix.Umask(0o077) // whatever it writes is its owner's alone, the database too
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	unix.Umask(0o077) // the database, the TLS key, the socket: all of it is this user's alone
 	app := &app{out: cli.Text}
 	root := app.command()
 	root.SetArgs(args)

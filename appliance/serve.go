@@ -182,7 +182,7 @@ func (a *app) serveNodes(ctx context.Context, config *Config, node *api.Node, lo
 // serveOperators listens on the admin socket. Whoever may open it is an
 // operator, so it is its owner's alone from the moment that it exists.
 func (a *app) serveOperators(ctx context.Context, admin *api.Admin, logger *slog.Logger) error {
-	os.Remove(a.data.socket()) // of a coordinator that was killed; the lock says that none runs
+	os.Remove(a.data.socket())                           // of a coordinator that was killed; the lock says that none runs
 	listener, err := net.Listen("unix", a.data.socket()) // private by the umask, see run
 	if err != nil {
 		return err
