@@ -4,7 +4,7 @@
 BIN := bin
 GO  ?= go
 
-.PHONY: build demo test test-full fuzz deps deps-test clean
+.PHONY: build demo test bench test-full fuzz deps deps-test clean
 
 build:
 	$(GO) build -o $(BIN)/chancery ./appliance
@@ -23,6 +23,9 @@ test: deps-test
 # What takes longer: the race detector, more rounds of pulled plugs, fuzzing.
 test-full: test fuzz
 	CHANCERY_FULL=1 $(GO) test -race -timeout 60m ./...
+
+bench:
+	$(GO) run ./benchmarks
 
 # Every fuzz target for FUZZTIME.
 FUZZTIME ?= 30s

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
@@ -26,7 +25,7 @@ func TestMain(m *testing.M) {
 //	coordinator            start one; sets URL, PIN, TOKEN, OTHER_PIN and OTHER_TOKEN, and writes the file token
 //	chip NAME              make a software TPM and set NAME to its device
 //	exits CODE PROGRAM...  run a program, which must end with this exit code
-//	until PROGRAM...       repeat a program until it succeeds
+//	until CODE PROGRAM...  repeat a program until it ends with this exit code
 //	hold                   let submissions wait for approval
 //	refuse REASON          refuse submissions
 //	honest                 take hold and refuse back
@@ -37,10 +36,16 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
+		Condition: func(what string) (bool, error) {
+			if what == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, errors.New("no such condition")
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"coordinator": func(ts *testscript.TestScript, _ bool, _ []string) {
 				c := testcoordinator.New(t, testcoordinator.Options{})
-				running[ts.Getenv("WORK")] = c
+				coordinators[ts.Getenv("WORK")] = c
 				ts.Defer(c.Stop)
 				token := c.Token().Reveal()
 				ts.Setenv("URL", c.URL)
@@ -54,40 +59,34 @@ func TestScripts(t *testing.T) {
 				ts.Setenv(args[0], tpmtest.New(t).Device())
 			},
 			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
-				code := 0
-				err := ts.Exec(args[1], args[2:]...)
-				if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-					code, err = exit.ExitCode(), nil
-				}
-				ts.Check(err)
-				if want := args[0]; strconv.Itoa(code) != want {
-					ts.Fatalf("exit code %d, want %s", code, want)
+				if code := exitCode(ts, args[1:]); strconv.Itoa(code) != args[0] {
+					ts.Fatalf("exit code %d, want %s", code, args[0])
 				}
 			},
 			"until": func(ts *testscript.TestScript, _ bool, args []string) {
 				for range 100 {
-					if ts.Exec(args[0], args[1:]...) == nil {
+					if strconv.Itoa(exitCode(ts, args[1:])) == args[0] {
 						return
 					}
 					time.Sleep(100 * time.Millisecond)
 				}
-				ts.Fatalf("not within ten seconds")
+				ts.Fatalf("no exit code %s within ten seconds", args[0])
 			},
 			"hold": func(ts *testscript.TestScript, _ bool, _ []string) {
-				coordinator(ts).Misbehave(testcoordinator.Faults{Hold: true})
+				running(ts).Misbehave(testcoordinator.Faults{Hold: true})
 			},
 			"refuse": func(ts *testscript.TestScript, _ bool, args []string) {
-				coordinator(ts).Misbehave(testcoordinator.Faults{Refuse: args[0]})
+				running(ts).Misbehave(testcoordinator.Faults{Refuse: args[0]})
 			},
 			"honest": func(ts *testscript.TestScript, _ bool, _ []string) {
-				coordinator(ts).Misbehave(testcoordinator.Faults{})
+				running(ts).Misbehave(testcoordinator.Faults{})
 			},
 			"approve": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Check(coordinator(ts).Approve(args[0]))
+				ts.Check(running(ts).Approve(args[0]))
 			},
 			"waits": func(ts *testscript.TestScript, _ bool, args []string) {
 				for range 100 {
-					if coordinator(ts).Waiting(args[0]) > 0 {
+					if running(ts).Waiting(args[0]) > 0 {
 						return
 					}
 					time.Sleep(100 * time.Millisecond)
@@ -95,21 +94,30 @@ func TestScripts(t *testing.T) {
 				ts.Fatalf("nothing of %s waits within ten seconds", args[0])
 			},
 			"revoke": func(ts *testscript.TestScript, _ bool, args []string) {
-				coordinator(ts).Revoke(args[0])
+				running(ts).Revoke(args[0])
 			},
-			"stop-coordinator": func(ts *testscript.TestScript, _ bool, _ []string) { coordinator(ts).Stop() },
+			"stop-coordinator": func(ts *testscript.TestScript, _ bool, _ []string) { running(ts).Stop() },
 		},
 	})
 }
 
-// running are the scripts' coordinators by their directories. Scripts run one
-// after the other within a command, never at the same time.
-var running = map[string]*testcoordinator.Coordinator{}
+// coordinators are the scripts' coordinators by their directories.
+var coordinators = map[string]*testcoordinator.Coordinator{}
 
-func coordinator(ts *testscript.TestScript) *testcoordinator.Coordinator {
-	c := running[ts.Getenv("WORK")]
+func running(ts *testscript.TestScript) *testcoordinator.Coordinator {
+	c := coordinators[ts.Getenv("WORK")]
 	if c == nil {
-		ts.Fatalf("%v", fmt.Errorf("the script has not started a coordinator"))
+		ts.Fatalf("the script has not started a coordinator")
 	}
 	return c
+}
+
+// exitCode runs a program and returns its exit code.
+func exitCode(ts *testscript.TestScript, command []string) int {
+	err := ts.Exec(command[0], command[1:]...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	ts.Check(err)
+	return 0
 }

@@ -89,11 +89,9 @@ func (a *Applicant) ask(ctx context.Context, conn *coordinator.Conn) (*question,
 	if q.ek, err = a.Chip.EK(); err != nil {
 		return nil, nil, err
 	}
-	a.Step("EK", fmt.Sprintf("%s, %s", a.Chip.Info(), certified(q.ek)))
 	if q.ak, err = a.Chip.AK(); err != nil {
 		return nil, nil, err
 	}
-	a.Step("AK", fmt.Sprintf("name %s", q.ak.Name.String()[:20]))
 
 	key := a.Key.PublicKey()
 	pop := chancery.PoP{NodeKey: key, AKName: q.ak.Name[:], EKDigest: sha256.Sum256(q.ek.SPKI), NodeNonce: q.nonce}
@@ -104,7 +102,7 @@ func (a *Applicant) ask(ctx context.Context, conn *coordinator.Conn) (*question,
 	if err != nil {
 		return nil, nil, err
 	}
-	a.Step("N:PK", fmt.Sprintf("%s, %s", short(key), sealed(a.File)))
+	a.Step("PoP", "N:SK signs for this connection")
 
 	info := a.Chip.Info()
 	m := &chancery.InitialConnection{
@@ -188,20 +186,4 @@ func Quote(chip *tpm.TPM, pcrs []int, qualifying [32]byte) (*chancery.Quote, err
 		q.Values[pcr] = v[:]
 	}
 	return q, nil
-}
-
-func short(key chancery.PublicKey) string { return key.String()[:len("sha256:")+16] }
-
-func certified(ek tpm.EK) string {
-	if ek.Certificate == nil {
-		return "no EK certificate"
-	}
-	return "EK certificate"
-}
-
-func sealed(f *tpm.KeyFile) string {
-	if f.Seal == nil {
-		return "not sealed"
-	}
-	return fmt.Sprintf("sealed to PCR %v", f.Seal.PCRs)
 }

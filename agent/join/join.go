@@ -261,10 +261,21 @@ func (j *joining) apply(ctx context.Context) (*state.Intake, *chancery.Verdict, 
 		return nil, nil, fmt.Errorf("%w %s: %w", ErrChip, j.Device, err)
 	}
 	defer chip.Close()
+	ek, err := chip.EK()
+	if err != nil {
+		return nil, nil, err
+	}
+	j.step("EK", fmt.Sprintf("%s, %s", chip.Info(), certified(ek)))
+	ak, err := chip.AK()
+	if err != nil {
+		return nil, nil, err
+	}
+	j.step("AK", "name "+ak.Name.String()[:20])
 	file, k, err := key(j.dir, chip, j.pointer.Approval, j.Options)
 	if err != nil {
 		return nil, nil, err
 	}
+	j.step("N:PK", fmt.Sprintf("%s, %s", short(k.PublicKey()), sealed(file)))
 	conn, err := coordinator.Dial(ctx, j.pointer, nil)
 	if err != nil {
 		return nil, nil, err
@@ -318,6 +329,22 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 	r.CRL = crl.Head().Number
 	return r, j.dir.RemoveIntake()
 }
+
+func certified(ek tpm.EK) string {
+	if ek.Certificate == nil {
+		return "no EK certificate"
+	}
+	return "EK certificate"
+}
+
+func sealed(f *tpm.KeyFile) string {
+	if f.Seal == nil {
+		return "not sealed"
+	}
+	return fmt.Sprintf("sealed to PCR %v", f.Seal.PCRs)
+}
+
+func short(key chancery.PublicKey) string { return key.String()[:len("sha256:")+16] }
 
 func (j *joining) result(status string, ns *chancery.NS) *Result {
 	return &Result{

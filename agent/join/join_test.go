@@ -26,7 +26,7 @@ func TestJoin(t *testing.T) {
 	if r.NodeID != nc.NodeID(c.Fleet()).String() {
 		t.Errorf("node id %s", r.NodeID)
 	}
-	want := []string{"pointer", "EK", "AK", "N:PK", "CA:N:S", "proof", "N:S", "N:C", "CRL"}
+	want := []string{"pointer", "EK", "AK", "N:PK", "PoP", "CA:N:S", "proof", "N:S", "N:C", "CRL"}
 	if !slices.Equal(told, want) || len(r.Steps) != len(want) {
 		t.Errorf("steps %v and %v, want %v", told, r.Steps, want)
 	}
