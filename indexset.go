@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"slices"
 )
 
 // A set of indexes is written in whichever of five forms is the smallest, and
@@ -27,24 +26,38 @@ var errIndexSet = errors.New("index set is not in canonical form")
 // appendIndexSet appends the encoding of a strictly ascending list of
 // positions below span.
 func appendIndexSet(dst []byte, span uint64, set []uint64) []byte {
+	switch form, k := chooseForm(span, set); form {
+	case setGaps:
+		return appendGaps(dst, k, set)
+	case setBitmap:
+		return appendBitmap(dst, span, set)
+	case setRuns:
+		return appendRuns(dst, set)
+	default:
+		return append(dst, form<<5)
+	}
+}
+
+// chooseForm returns the form of a set and, for gaps, the Rice parameter.
+func chooseForm(span uint64, set []uint64) (form byte, k uint) {
 	n := uint64(len(set))
 	switch n {
 	case 0:
-		return append(dst, setEmpty<<5)
+		return setEmpty, 0
 	case span:
-		return append(dst, setFull<<5)
+		return setFull, 0
 	}
 	k, riceBits := riceParameter(set)
 	gaps := 1 + uvarintLen(n) + (riceBits+7)/8
 	bitmap := 1 + (span+7)/8
-	runs, runsSize := findRuns(set)
+	runs := runsSize(set)
 	switch {
-	case gaps <= bitmap && gaps <= runsSize:
-		return appendGaps(dst, k, set)
-	case bitmap <= runsSize:
-		return appendBitmap(dst, span, set)
+	case gaps <= bitmap && gaps <= runs:
+		return setGaps, k
+	case bitmap <= runs:
+		return setBitmap, 0
 	}
-	return appendRuns(dst, runs)
+	return setRuns, 0
 }
 
 // riceParameter returns the parameter that codes the distances in the fewest
@@ -103,41 +116,49 @@ func appendBitmap(dst []byte, span uint64, set []uint64) []byte {
 	return dst
 }
 
-// A run is length consecutive positions after a distance of gap from the end
-// of the run before.
-type run struct{ gap, length uint64 }
-
-func findRuns(set []uint64) (runs []run, size uint64) {
+// eachRun calls f with every run of consecutive positions: the distance from
+// the end of the run before, and the length.
+func eachRun(set []uint64, f func(gap, length uint64)) {
 	next := uint64(0)
 	for i := 0; i < len(set); {
 		j := i + 1
 		for j < len(set) && set[j] == set[j-1]+1 {
 			j++
 		}
-		r := run{set[i] - next, uint64(j - i)}
-		runs = append(runs, r)
-		size += uvarintLen(r.gap) + uvarintLen(r.length-1)
+		f(set[i]-next, uint64(j-i))
 		next = set[j-1] + 1
 		i = j
 	}
-	return runs, 1 + uvarintLen(uint64(len(runs))) + size
 }
 
-func appendRuns(dst []byte, runs []run) []byte {
+// runsSize returns how many bytes appendRuns will append.
+func runsSize(set []uint64) uint64 {
+	n, size := uint64(0), uint64(0)
+	eachRun(set, func(gap, length uint64) {
+		n++
+		size += uvarintLen(gap) + uvarintLen(length-1)
+	})
+	return 1 + uvarintLen(n) + size
+}
+
+func appendRuns(dst []byte, set []uint64) []byte {
+	n := uint64(0)
+	eachRun(set, func(uint64, uint64) { n++ })
 	dst = append(dst, setRuns<<5)
-	dst = binary.AppendUvarint(dst, uint64(len(runs)))
-	for _, r := range runs {
-		dst = binary.AppendUvarint(dst, r.gap)
-		dst = binary.AppendUvarint(dst, r.length-1)
-	}
+	dst = binary.AppendUvarint(dst, n)
+	eachRun(set, func(gap, length uint64) {
+		dst = binary.AppendUvarint(dst, gap)
+		dst = binary.AppendUvarint(dst, length-1)
+	})
 	return dst
 }
 
 func uvarintLen(v uint64) uint64 { return uint64(bits.Len64(v|1)+6) / 7 }
 
 // readIndexSet reads one set of positions below span from b and returns what
-// follows it. At most limit positions are accepted. Only the canonical
-// encoding is; the set is encoded again to make sure.
+// follows it. At most limit positions are accepted, and only the canonical
+// encoding: each form's reader takes one encoding of a set only, and the form
+// must be the one that the set has.
 func readIndexSet(b []byte, span, limit uint64) (set []uint64, rest []byte, err error) {
 	if len(b) == 0 {
 		return nil, nil, fmt.Errorf("%w: truncated", errIndexSet)
@@ -168,20 +189,28 @@ func readIndexSet(b []byte, span, limit uint64) (set []uint64, rest []byte, err 
 	if err != nil {
 		return nil, nil, err
 	}
-	used := b[:len(b)-len(rest)]
-	if !slices.Equal(appendIndexSet(make([]byte, 0, len(used)), span, set), used) {
+	if want, wantK := chooseForm(span, set); form != want || form == setGaps && k != wantK {
 		return nil, nil, errIndexSet
 	}
 	return set, rest, nil
 }
 
+// readUvarint reads a number in its shortest form.
+func readUvarint(b []byte) (v uint64, rest []byte, err error) {
+	v, used := binary.Uvarint(b)
+	if used <= 0 || uint64(used) != uvarintLen(v) {
+		return 0, nil, fmt.Errorf("%w: number", errIndexSet)
+	}
+	return v, b[used:], nil
+}
+
 // readCount reads a number of items of which each takes at least one bit.
 func readCount(b []byte, limit uint64) (n uint64, rest []byte, err error) {
-	n, used := binary.Uvarint(b)
-	if used <= 0 || n == 0 || n > limit || n > 8*uint64(len(b)) {
-		return 0, nil, fmt.Errorf("%w: count", errIndexSet)
+	n, rest, err = readUvarint(b)
+	if err == nil && (n == 0 || n > limit || n > 8*uint64(len(b))) {
+		err = fmt.Errorf("%w: count", errIndexSet)
 	}
-	return n, b[used:], nil
+	return n, rest, err
 }
 
 func readGaps(b []byte, k uint, span, limit uint64) ([]uint64, []byte, error) {
@@ -200,7 +229,11 @@ func readGaps(b []byte, k uint, span, limit uint64) ([]uint64, []byte, error) {
 		set = append(set, next+gap)
 		next += gap + 1
 	}
-	return set, r.rest(), nil
+	rest, ok := r.rest()
+	if !ok {
+		return nil, nil, fmt.Errorf("%w: padding", errIndexSet)
+	}
+	return set, rest, nil
 }
 
 func readBitmap(b []byte, span, limit uint64) ([]uint64, []byte, error) {
@@ -235,21 +268,22 @@ func readRuns(b []byte, span, limit uint64) ([]uint64, []byte, error) {
 	}
 	var set []uint64
 	next := uint64(0)
-	for range n {
-		gap, used := binary.Uvarint(b)
-		if used <= 0 {
-			return nil, nil, fmt.Errorf("%w: truncated", errIndexSet)
+	for i := range n {
+		var gap, more uint64
+		if gap, b, err = readUvarint(b); err != nil {
+			return nil, nil, err
 		}
-		b = b[used:]
-		length, used := binary.Uvarint(b)
-		if used <= 0 || gap >= span-next || length >= span-next-gap || length >= limit-uint64(len(set)) {
+		if more, b, err = readUvarint(b); err != nil {
+			return nil, nil, err
+		}
+		// Two runs with nothing between them would be one.
+		if i > 0 && gap == 0 || gap >= span-next || more >= span-next-gap || more >= limit-uint64(len(set)) {
 			return nil, nil, fmt.Errorf("%w: run", errIndexSet)
 		}
-		b = b[used:]
-		for i := range length + 1 {
-			set = append(set, next+gap+i)
+		for j := range more + 1 {
+			set = append(set, next+gap+j)
 		}
-		next += gap + length + 1
+		next += gap + more + 1
 	}
 	return set, b, nil
 }
@@ -257,34 +291,36 @@ func readRuns(b []byte, span, limit uint64) ([]uint64, []byte, error) {
 // A bitWriter writes bits from the most significant bit of each byte on.
 type bitWriter struct {
 	dst  []byte
-	used uint
+	acc  uint64 // the last bits, in its low end
+	have uint   // how many, below 8 between calls
 }
 
+// bits writes the low n bits of v, at most 56.
 func (w *bitWriter) bits(v uint64, n uint) {
-	for n > 0 {
-		take := min(n, 8-w.used%8)
-		chunk := byte(v>>(n-take)) & (1<<take - 1)
-		if w.used%8 == 0 {
-			w.dst = append(w.dst, 0)
-		}
-		w.dst[len(w.dst)-1] |= chunk << (8 - w.used%8 - take)
-		w.used += take
-		n -= take
+	w.acc, w.have = w.acc<<n|v, w.have+n
+	for w.have >= 8 {
+		w.have -= 8
+		w.dst = append(w.dst, byte(w.acc>>w.have))
 	}
 }
 
 // rice writes v / 2^k ones, a zero, and the low k bits of v (Golomb-Rice).
 func (w *bitWriter) rice(v uint64, k uint) {
-	for q := v >> k; q > 0; {
-		ones := uint(min(q, 32))
-		w.bits(1<<ones-1, ones)
-		q -= uint64(ones)
+	q := v >> k
+	for ; q >= 32; q -= 32 {
+		w.bits(1<<32-1, 32)
 	}
-	w.bits(0, 1)
+	w.bits((1<<q-1)<<1, uint(q)+1)
 	w.bits(v&(1<<k-1), k)
 }
 
-func (w *bitWriter) flush() []byte { return w.dst }
+// flush pads the last byte with zeros.
+func (w *bitWriter) flush() []byte {
+	if w.have > 0 {
+		w.bits(0, 8-w.have)
+	}
+	return w.dst
+}
 
 // A bitReader reads what a bitWriter wrote.
 type bitReader struct {
@@ -292,40 +328,47 @@ type bitReader struct {
 	pos uint64 // in bits
 }
 
-func (r *bitReader) bit() (v byte, ok bool) {
+// peek returns the next 57 bits or more in the high end of a word, with zeros
+// after the end of the source.
+func (r *bitReader) peek() uint64 {
 	at := r.pos / 8
-	if at >= uint64(len(r.src)) {
-		return 0, false
+	if at+8 <= uint64(len(r.src)) {
+		return binary.BigEndian.Uint64(r.src[at:]) << (r.pos % 8)
 	}
-	v = r.src[at] >> (7 - r.pos%8) & 1
-	r.pos++
-	return v, true
+	var tail [8]byte
+	if at < uint64(len(r.src)) {
+		copy(tail[:], r.src[at:])
+	}
+	return binary.BigEndian.Uint64(tail[:]) << (r.pos % 8)
 }
 
 // rice reads a number whose quotient by 2^k is at most most.
 func (r *bitReader) rice(k uint, most uint64) (v uint64, ok bool) {
 	var q uint64
 	for {
-		b, ok := r.bit()
-		if !ok {
+		ones := uint64(bits.LeadingZeros64(^r.peek()))
+		ones = min(ones, 56) // of what peek vouches for
+		q, r.pos = q+ones, r.pos+ones
+		if q > most || r.pos >= 8*uint64(len(r.src)) {
 			return 0, false
 		}
-		if b == 0 {
+		if ones < 56 {
 			break
 		}
-		if q++; q > most {
-			return 0, false
-		}
 	}
-	for range k {
-		b, ok := r.bit()
-		if !ok {
-			return 0, false
-		}
-		v = v<<1 | uint64(b)
+	r.pos++ // the zero
+	if k > 0 {
+		v = r.peek() >> (64 - k)
+		r.pos += uint64(k)
 	}
-	return q<<k | v, true
+	return q<<k | v, r.pos <= 8*uint64(len(r.src))
 }
 
-// rest returns the bytes after the last one that was begun.
-func (r *bitReader) rest() []byte { return r.src[(r.pos+7)/8:] }
+// rest returns the bytes after the last one that was begun, whose padding must
+// be zeros.
+func (r *bitReader) rest() (rest []byte, ok bool) {
+	if used := r.pos % 8; used != 0 && r.src[r.pos/8]<<used != 0 {
+		return nil, false
+	}
+	return r.src[(r.pos+7)/8:], true
+}

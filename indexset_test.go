@@ -119,8 +119,7 @@ func encodings(span uint64, set []uint64) (all [5][]byte) {
 	} else {
 		k, _ := riceParameter(set)
 		all[setGaps] = appendGaps(nil, k, set)
-		runs, _ := findRuns(set)
-		all[setRuns] = appendRuns(nil, runs)
+		all[setRuns] = appendRuns(nil, set)
 	}
 	if uint64(len(set)) == span && span > 0 {
 		all[setFull] = []byte{setFull << 5}

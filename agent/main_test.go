@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,8 +31,9 @@ func TestMain(m *testing.M) {
 //	refuse REASON          refuse submissions
 //	honest                 take hold and refuse back
 //	approve NAME           approve what waits
-//	waits NAME             wait until something of the node waits for approval
+//	asked N                wait until N verdicts have been asked for
 //	revoke NAME            revoke a node
+//	terminate              send SIGTERM to the programs in the background
 //	stop-coordinator       take the coordinator away
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -84,17 +86,22 @@ func TestScripts(t *testing.T) {
 			"approve": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(running(ts).Approve(args[0]))
 			},
-			"waits": func(ts *testscript.TestScript, _ bool, args []string) {
+			"asked": func(ts *testscript.TestScript, _ bool, args []string) {
 				for range 100 {
-					if running(ts).Waiting(args[0]) > 0 {
+					if strconv.Itoa(running(ts).Calls("GET /v1/enroll/{intake}")) == args[0] {
 						return
 					}
 					time.Sleep(100 * time.Millisecond)
 				}
-				ts.Fatalf("nothing of %s waits within ten seconds", args[0])
+				ts.Fatalf("not %s times within ten seconds", args[0])
 			},
 			"revoke": func(ts *testscript.TestScript, _ bool, args []string) {
 				running(ts).Revoke(args[0])
+			},
+			"terminate": func(ts *testscript.TestScript, _ bool, _ []string) {
+				for _, c := range ts.BackgroundCmds() {
+					ts.Check(c.Process.Signal(syscall.SIGTERM))
+				}
 			},
 			"stop-coordinator": func(ts *testscript.TestScript, _ bool, _ []string) { running(ts).Stop() },
 		},

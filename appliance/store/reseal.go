@@ -45,6 +45,6 @@ func (t *Tx) Reseals() ([]Reseal, error) {
 
 // ApproveReseal stores the approval of a wish that is still the same.
 func (t *Tx) ApproveReseal(s *Reseal) error {
-	return t.exec(`UPDATE reseals SET state = 'approved', signature = ? WHERE node_id = ? AND epoch = ? AND asked = ? AND state = 'pending'`,
-		[]byte(s.Signature), s.NodeID[:], int64(s.Epoch), s.Asked.Unix())
+	return t.exec(`UPDATE reseals SET state = 'approved', signature = ? WHERE node_id = ? AND epoch = ? AND pcrs = ? AND asked = ? AND state = 'pending'`,
+		[]byte(s.Signature), s.NodeID[:], int64(s.Epoch), toJSON(s.PCRs), s.Asked.Unix())
 }

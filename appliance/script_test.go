@@ -1,0 +1,248 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/chancery-pki/chancery/merkle"
+	"github.com/chancery-pki/chancery/simulator/softhsm"
+	"github.com/chancery-pki/chancery/simulator/swtpm"
+)
+
+// TestScripts runs the command lines in testdata/script. Each script has a
+// data directory and an address of its own, both programs in PATH, and:
+//
+//	$ADDR $URL              where its coordinator is to listen, $URL is https://$ADDR
+//	$ROOTS                  the certificates of the maker of its chips, for --simulator-roots
+//	$SOFTHSM $SPY           PKCS#11 modules: SoftHSM, and OpenSC's that writes down the calls of another
+//	$MTC                    certificates of another implementation, merkle/testdata/generator
+//	exits CODE PROGRAM...   run a program, which must end with this exit code
+//	until PROGRAM...        repeat a program until it succeeds
+//	[!] json PATH VALUE     look into the JSON on standard output: .name, .list.0, # is a length
+//	keys PATH NAME...       the object there has these members and no others
+//	let VAR PATH            keep a value of it
+//	mode PERM FILE          compare a file's permissions
+//	chip VAR                make a software TPM and name its device
+//	fetch PATH FILE         what the coordinator serves to nodes under the path
+//	vector NAME FILE        an artefact out of testdata/vectors/v1.json
+//	flip PART IN OUT        change a bit of a certificate: tbs, proof or signature
+func TestScripts(t *testing.T) {
+	needSimulators(t)
+	programs, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	generator, err := filepath.Abs("../merkle/testdata/generator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := softhsm.Locate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spies, err := filepath.Glob("/usr/lib*/*/pkcs11-spy.so") // also /usr/lib64/pkcs11
+	if err != nil || len(spies) == 0 {
+		t.Fatalf("pkcs11-spy.so is not installed (%v): install opensc (make deps)", err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			address, err := freeAddress()
+			env.Setenv("ADDR", address)
+			env.Setenv("URL", "https://"+address)
+			env.Setenv("MTC", generator)
+			env.Setenv("SOFTHSM", module)
+			env.Setenv("SPY", spies[0])
+			env.Setenv("ROOTS", strings.Join(swtpm.Roots(filepath.Join(env.WorkDir, "manufacturer")), ","))
+			env.Setenv("CHANCERY_DATA", filepath.Join(env.WorkDir, "data"))
+			// The chancery of this test binary comes first, the agent's after.
+			env.Setenv("PATH", env.Getenv("PATH")+string(filepath.ListSeparator)+programs)
+			return err
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits, "until": until, "json": jsonValue, "keys": jsonKeys, "let": let, "mode": mode,
+			"chip": chip, "fetch": fetch, "vector": vector, "flip": flip,
+		},
+	})
+}
+
+// usage ends a script that uses a command in a wrong way.
+func usage(ts *testscript.TestScript, ok bool, text string) {
+	if !ok {
+		ts.Fatalf("usage: %s", text)
+	}
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) > 1, "exits CODE PROGRAM...")
+	code := 0
+	err := ts.Exec(args[1], args[2:]...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code, err = exit.ExitCode(), nil
+	}
+	ts.Check(err)
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// patience is how long anything may take. It is not a measure: a machine that
+// is busy is no failure.
+const patience = 60 * time.Second
+
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) > 0, "until PROGRAM...")
+	for deadline := time.Now().Add(patience); ts.Exec(args[0], args[1:]...) != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %s", patience)
+		}
+	}
+}
+
+// lookUp returns what is at a path in the JSON on standard output.
+func lookUp(ts *testscript.TestScript, path string) any {
+	d := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	d.UseNumber()
+	var v any
+	ts.Check(d.Decode(&v))
+	for name := range strings.SplitSeq(strings.TrimPrefix(path, "."), ".") {
+		switch in := v.(type) {
+		case map[string]any:
+			if name != "" {
+				v = in[name]
+			}
+		case []any:
+			if name == "#" {
+				v = len(in)
+			} else if i, err := strconv.Atoi(name); err == nil && i < len(in) {
+				v = in[i]
+			} else if name != "" {
+				v = nil
+			}
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+func jsonValue(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) == 2, "json PATH VALUE")
+	if got := fmt.Sprint(lookUp(ts, args[0])); (got == args[1]) == neg {
+		ts.Fatalf("%s is %s, want %s", args[0], got, args[1])
+	}
+}
+
+func jsonKeys(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) > 1, "keys PATH NAME...")
+	object, _ := lookUp(ts, args[0]).(map[string]any)
+	got, want := slices.Sorted(maps.Keys(object)), slices.Sorted(slices.Values(args[1:]))
+	if !slices.Equal(got, want) {
+		ts.Fatalf("members of %s are %v, want %v", args[0], got, want)
+	}
+}
+
+func let(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "let VAR PATH")
+	ts.Setenv(args[0], fmt.Sprint(lookUp(ts, args[1])))
+}
+
+func mode(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "mode PERM FILE")
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
+	}
+}
+
+func chip(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 1, "chip VAR")
+	work := ts.Getenv("WORK")
+	state, err := swtpm.Manufacture(filepath.Join(work, "chips"), args[0], filepath.Join(work, "manufacturer"))
+	ts.Check(err)
+	p, err := swtpm.Start(state)
+	ts.Check(err)
+	ts.Defer(func() { p.Stop() })
+	ts.Setenv(args[0], p.Device())
+}
+
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "fetch PATH FILE")
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // what is fetched proves itself
+	resp, err := client.Get(ts.Getenv("URL") + args[0])
+	ts.Check(err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("%s: %s: %s", args[0], resp.Status, b)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
+}
+
+func vector(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "vector NAME FILE")
+	file, err := os.ReadFile("../testdata/vectors/v1.json")
+	ts.Check(err)
+	var vectors struct {
+		Outputs map[string]string `json:"outputs"`
+	}
+	ts.Check(json.Unmarshal(file, &vectors))
+	b, err := hex.DecodeString(vectors.Outputs[args[0]])
+	ts.Check(err)
+	if len(b) == 0 {
+		ts.Fatalf("there is no vector %q", args[0])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
+}
+
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 3, "flip tbs|proof|signature IN OUT")
+	block, _ := pem.Decode([]byte(ts.ReadFile(args[1])))
+	if block == nil {
+		ts.Fatalf("%s is not PEM", args[1])
+	}
+	c, err := merkle.ParseCertificate(block.Bytes)
+	ts.Check(err)
+	var part []byte
+	switch args[0] {
+	case "tbs": // a bit of the key, so that it stays well formed
+		part = c.RawSPKI
+	case "proof":
+		if len(c.Proof.Inclusion) == 0 {
+			ts.Fatalf("%s is the only one in its batch, it has no proof", args[1])
+		}
+		part = c.Proof.Inclusion[0][:]
+	case "signature":
+		part = c.Proof.Signatures[0].Signature
+	default:
+		ts.Fatalf("a certificate has no part %q", args[0])
+	}
+	if bytes.Count(block.Bytes, part) != 1 {
+		ts.Fatalf("%s of %s is not where it should be", args[0], args[1])
+	}
+	der := bytes.Clone(block.Bytes)
+	der[bytes.Index(der, part)+len(part)-1] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+}
