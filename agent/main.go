@@ -33,6 +33,7 @@ func main() { os.Exit(execute()) }
 func execute() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends what does not look at the first
 	return cli.Report(os.Stderr, coded(newCommand().ExecuteContext(ctx)))
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"coordinator": func(ts *testscript.TestScript, _ bool, _ []string) {
 				c := testcoordinator.New(t, testcoordinator.Options{})
-				coordinators[ts.Getenv("WORK")] = c
+				coordinators.Store(ts.Getenv("WORK"), c)
 				ts.Defer(c.Stop)
 				token := c.Token().Reveal()
 				ts.Setenv("URL", c.URL)
@@ -108,15 +109,16 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// coordinators are the scripts' coordinators by their directories.
-var coordinators = map[string]*testcoordinator.Coordinator{}
+// coordinators are the scripts' coordinators by their directories; scripts run
+// in parallel.
+var coordinators sync.Map
 
 func running(ts *testscript.TestScript) *testcoordinator.Coordinator {
-	c := coordinators[ts.Getenv("WORK")]
-	if c == nil {
+	c, ok := coordinators.Load(ts.Getenv("WORK"))
+	if !ok {
 		ts.Fatalf("the script has not started a coordinator")
 	}
-	return c
+	return c.(*testcoordinator.Coordinator)
 }
 
 // exitCode runs a program and returns its exit code.

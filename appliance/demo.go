@@ -67,6 +67,9 @@ func programs(agent string) (chancery, found string, err error) {
 		return "", "", err
 	}
 	if agent != "" {
+		if agent, err = exec.LookPath(agent); err != nil {
+			return "", "", cli.Usage("build it with make", "--agent: %v", err)
+		}
 		return chancery, agent, nil
 	}
 	beside := filepath.Join(filepath.Dir(chancery), "chancery-agent")

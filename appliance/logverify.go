@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,7 @@ type logResult struct {
 	CA         string `json:"ca"`
 	Log        uint16 `json:"log"`
 	Size       uint64 `json:"size"`
+	Waiting    uint64 `json:"waiting" doc:"further entries that CA:SK has not signed yet"`
 	Batches    int    `json:"batches"`
 	Root       string `json:"root"`
 	Checkpoint uint64 `json:"checkpoint_size"`
@@ -47,26 +49,24 @@ func (a *app) verifyLog(ctx context.Context) error {
 		return err
 	}
 	v := &logVerifier{fleet: p.FleetID(), key: p.Current()}
-	for from := uint64(0); ; {
+	for more := true; more; {
 		var page api.LogPage
-		if err := a.call(ctx, "GET", fmt.Sprintf("/v1/log?from=%d", from), nil, &page); err != nil {
+		if err := a.call(ctx, "GET", fmt.Sprintf("/v1/log?from=%d", v.tree.Size()), nil, &page); err != nil {
 			return err
 		}
-		if err := v.page(&page); err != nil {
+		if more, err = v.page(&page); err == nil && !more {
+			err = v.finish(&page)
+		}
+		if err != nil {
 			return cli.Failure("keep a copy of the data directory and the pointer record as evidence", "the log does not verify: %v", err)
 		}
-		from += uint64(len(page.Entries))
-		if len(page.Entries) < api.PageSize {
-			err := v.finish(&page)
-			if err != nil {
-				return cli.Failure("keep a copy of the data directory and the pointer record as evidence", "the log does not verify: %v", err)
-			}
-			break
-		}
 	}
-	r := logResult{CA: v.key.ID.String(), Log: v.key.Log(), Size: v.tree.Size(), Batches: v.batches, Root: v.tree.Root().String(), Checkpoint: v.checkpoint}
+	r := logResult{CA: v.key.ID.String(), Log: v.key.Log(), Size: v.tree.Size(), Waiting: v.waiting, Batches: v.batches, Root: v.tree.Root().String(), Checkpoint: v.checkpoint}
 	return a.out.Print(r, func(w io.Writer) {
 		fmt.Fprintf(w, "log %s/%d verifies: %d entries without a gap, %d batches signed by CA:SK, checkpoint at %d\nroot %s\n", r.CA, r.Log, r.Size, r.Batches, r.Checkpoint, r.Root)
+		if r.Waiting > 0 {
+			fmt.Fprintf(w, "%d further entries wait for CA:SK\n", r.Waiting)
+		}
 	})
 }
 
@@ -80,17 +80,28 @@ type logVerifier struct {
 	pending    []api.LogEntry
 	subtrees   []api.LogSubtree
 	certified  uint64 // all entries below are in a signed batch
+	waiting    uint64 // entries after the tree
 	batches    int
 	checkpoint uint64
 }
 
-func (v *logVerifier) page(p *api.LogPage) error {
+// page takes a page in and tells whether there may be more. It ends before the
+// first batch that CA:SK has not signed: on a coordinator that is at work there
+// is one most of the time.
+func (v *logVerifier) page(p *api.LogPage) (more bool, err error) {
 	if p.CA != v.key.ID.String() || p.Log != v.key.Log() {
-		return fmt.Errorf("log %s/%d, want %s/%d", p.CA, p.Log, v.key.ID, v.key.Log())
+		return false, fmt.Errorf("log %s/%d, want %s/%d", p.CA, p.Log, v.key.ID, v.key.Log())
+	}
+	full := len(p.Entries) == api.PageSize
+	unsigned := slices.IndexFunc(p.Subtrees, func(s api.LogSubtree) bool { return len(s.Signature) == 0 })
+	if unsigned >= 0 {
+		end := p.Subtrees[unsigned].BatchStart
+		p.Subtrees = p.Subtrees[:unsigned]
+		p.Entries = slices.DeleteFunc(p.Entries, func(e api.LogEntry) bool { return e.Index >= end })
 	}
 	for _, e := range p.Entries {
 		if e.Index != v.tree.Size() {
-			return fmt.Errorf("entry %d where %d was to come: serial numbers have a gap", e.Index, v.tree.Size())
+			return false, fmt.Errorf("entry %d where %d was to come: serial numbers have a gap", e.Index, v.tree.Size())
 		}
 		v.tree.Append(merkle.HashLeaf(e.Entry))
 		v.pending = append(v.pending, e)
@@ -98,11 +109,13 @@ func (v *logVerifier) page(p *api.LogPage) error {
 	v.subtrees = append(v.subtrees, p.Subtrees...)
 	for len(v.subtrees) > 0 && v.subtrees[0].End <= v.tree.Size() {
 		if err := v.batch(&v.subtrees[0]); err != nil {
-			return err
+			return false, err
 		}
 		v.subtrees = v.subtrees[1:]
 	}
-	return nil
+	// A page that was cut is asked for again from where it was cut, unless
+	// that is where it began.
+	return full && len(p.Entries) > 0, nil
 }
 
 // batch verifies a signed subtree and every certificate that it certifies.
@@ -168,6 +181,7 @@ func (v *logVerifier) finish(p *api.LogPage) error {
 	if v.certified != v.tree.Size() || p.Size < v.tree.Size() {
 		return fmt.Errorf("%d entries, of which CA:SK certified %d", v.tree.Size(), v.certified)
 	}
+	v.waiting = p.Size - v.tree.Size()
 	c := p.Checkpoint
 	if c == nil || len(c.Signature) == 0 {
 		return nil // none was made yet

@@ -25,6 +25,7 @@ import (
 	"github.com/chancery-pki/chancery/merkle"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
+	"github.com/chancery-pki/chancery/tpm"
 )
 
 // TestScripts runs the command lines in testdata/script. Each script has a
@@ -36,11 +37,13 @@ import (
 //	$MTC                    certificates of another implementation, merkle/testdata/generator
 //	exits CODE PROGRAM...   run a program, which must end with this exit code
 //	until PROGRAM...        repeat a program until it succeeds
-//	[!] json PATH VALUE     look into the JSON on standard output: .name, .list.0, # is a length
+//	above PATH N PROGRAM... repeat a program until its JSON has a number above N there
+//	[!] json PATH VALUE     look into the JSON on standard output: .name, .list.0, .list.length
 //	keys PATH NAME...       the object there has these members and no others
 //	let VAR PATH            keep a value of it
 //	mode PERM FILE          compare a file's permissions
 //	chip VAR                make a software TPM and name its device
+//	extend DEVICE PCR       extend a PCR of it, as a changed boot does
 //	fetch PATH FILE         what the coordinator serves to nodes under the path
 //	vector NAME FILE        an artefact out of testdata/vectors/v1.json
 //	flip PART IN OUT        change a bit of a certificate: tbs, proof or signature
@@ -79,8 +82,8 @@ func TestScripts(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "until": until, "json": jsonValue, "keys": jsonKeys, "let": let, "mode": mode,
-			"chip": chip, "fetch": fetch, "vector": vector, "flip": flip,
+			"exits": exits, "until": until, "above": above, "json": jsonValue, "keys": jsonKeys, "let": let, "mode": mode,
+			"chip": chip, "extend": extend, "fetch": fetch, "vector": vector, "flip": flip,
 		},
 	})
 }
@@ -111,7 +114,23 @@ const patience = 60 * time.Second
 
 func until(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) > 0, "until PROGRAM...")
-	for deadline := time.Now().Add(patience); ts.Exec(args[0], args[1:]...) != nil; time.Sleep(20 * time.Millisecond) {
+	repeat(ts, func() bool { return ts.Exec(args[0], args[1:]...) == nil })
+}
+
+func above(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) > 2, "above PATH N PROGRAM...")
+	floor, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	repeat(ts, func() bool {
+		ts.Check(ts.Exec(args[2], args[3:]...))
+		n, err := strconv.Atoi(fmt.Sprint(lookUp(ts, args[0])))
+		ts.Check(err)
+		return n > floor
+	})
+}
+
+func repeat(ts *testscript.TestScript, done func() bool) {
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("not within %s", patience)
 		}
@@ -131,7 +150,7 @@ func lookUp(ts *testscript.TestScript, path string) any {
 				v = in[name]
 			}
 		case []any:
-			if name == "#" {
+			if name == "length" {
 				v = len(in)
 			} else if i, err := strconv.Atoi(name); err == nil && i < len(in) {
 				v = in[i]
@@ -184,6 +203,15 @@ func chip(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { p.Stop() })
 	ts.Setenv(args[0], p.Device())
+}
+
+func extend(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "extend DEVICE PCR")
+	pcr, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	chip, err := tpm.Open(args[0])
+	ts.Check(err)
+	ts.Check(errors.Join(chip.ExtendPCR(pcr, [32]byte{1}), chip.Close()))
 }
 
 func fetch(ts *testscript.TestScript, neg bool, args []string) {

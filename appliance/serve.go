@@ -187,6 +187,9 @@ func (a *app) serveOperators(ctx context.Context, admin *api.Admin, logger *slog
 	if err != nil {
 		return err
 	}
+	if err := os.Chmod(a.data.socket(), 0o600); err != nil { // nobody executes a socket
+		return errors.Join(err, listener.Close())
+	}
 	s := &http.Server{Handler: api.NewAdmin(admin), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	return serveUntil(ctx, s, func() error { return s.Serve(listener) })

@@ -182,6 +182,12 @@ func TestWrongCertificate(t *testing.T) {
 				t.Errorf("%v, want %v", err, test.want)
 			}
 			m.wantNotEnrolled()
+			// The next attempt is not held up by it.
+			c.Misbehave(testcoordinator.Faults{})
+			if _, err := m.join(m.options(c)); err != nil {
+				t.Fatal(err)
+			}
+			m.wantEnrolled(c)
 		})
 	}
 }

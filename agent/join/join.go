@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"time"
@@ -49,27 +48,6 @@ type Step struct {
 	MS     float64 `json:"ms"` // since the step before
 }
 
-// A Result is what came of it.
-type Result struct {
-	Status    string    `json:"status"` // "enrolled", "pending" or "already enrolled"
-	Node      string    `json:"node"`
-	NodeID    string    `json:"node_id"`
-	Fleet     string    `json:"fleet"` // pin
-	Serial    string    `json:"serial,omitempty"`
-	Assurance string    `json:"assurance,omitempty"`
-	Simulator bool      `json:"simulator"`
-	NotAfter  time.Time `json:"not_after,omitzero"`
-	CRL       uint64    `json:"crl,omitempty"`
-	Steps     []Step    `json:"steps,omitempty"`
-}
-
-// Values of [Result.Status].
-const (
-	Enrolled = "enrolled"
-	Pending  = "pending"
-	Already  = "already enrolled"
-)
-
 // ErrChip marks errors of opening the TPM: there is none, or it does not
 // answer.
 var ErrChip = errors.New("TPM")
@@ -83,10 +61,13 @@ type joining struct {
 	pointer *chancery.Pointer
 }
 
-// Join enrols the node of the state directory, which must not be enrolled; see
-// [Present]. An enrolment that waits for an operator is returned as [Pending]
-// unless the options say to wait.
+// Join enrols the node of the state directory. One that is enrolled already it
+// leaves as it is, see [Present]. An enrolment that waits for an operator is
+// returned as [Pending] unless the options say to wait.
 func Join(ctx context.Context, dir *state.Dir, o Options) (*Result, error) {
+	if r, err := Present(dir, o.Fleet); r != nil || err != nil {
+		return r, err
+	}
 	j := &joining{Options: &o, dir: dir, last: time.Now()}
 	if err := j.fetchPointer(ctx); err != nil {
 		return nil, err
@@ -162,53 +143,6 @@ func (j *joining) step(symbol, what string) {
 	j.last = now
 	j.steps = append(j.steps, s)
 	j.Step(s)
-}
-
-// fetchPointer takes the fleet's pointer record under the pin.
-func (j *joining) fetchPointer(ctx context.Context) error {
-	p, err := coordinator.FetchPointer(ctx, j.URL)
-	if err != nil {
-		return err
-	}
-	stored, err := j.dir.Pointer()
-	if errors.Is(err, fs.ErrNotExist) || err == nil && stored.FleetID() != j.Fleet {
-		stored = nil // nothing, or the rest of an attempt at another fleet
-	} else if err != nil {
-		return err
-	}
-	if err := chancery.AcceptPointer(j.Fleet, stored, p, j.Now()); err != nil {
-		if errors.Is(err, chancery.ErrPointerFork) {
-			err = errors.Join(err, j.dir.RaiseAlarm(state.PointerFork, p.Marshal()))
-		}
-		return &PointerError{URL: j.URL, Err: err}
-	}
-	if err := j.dir.SavePointer(p); err != nil {
-		return err
-	}
-	j.pointer = p
-	j.step("pointer", fmt.Sprintf("record %d of fleet %s, CA:PK %s", p.Seq, p.TrustDomain, short(p.Current().Key)))
-	return nil
-}
-
-// A PointerError says that the pointer record that a coordinator published was
-// not taken.
-type PointerError struct {
-	URL string
-	Err error
-}
-
-func (e *PointerError) Error() string { return e.URL + ": " + e.Err.Error() }
-func (e *PointerError) Unwrap() error { return e.Err }
-
-// Hint tells what it may mean.
-func (e *PointerError) Hint() string {
-	switch {
-	case errors.Is(e.Err, chancery.ErrPin):
-		return "this is not the coordinator that the pin was made by; compare the pin with chancery pointer show, and do not take a new pin from this address"
-	case errors.Is(e.Err, chancery.ErrPointerExpired), errors.Is(e.Err, chancery.ErrPointerFuture):
-		return "compare this machine's clock with the coordinator's, then have the record published anew: chancery pointer publish"
-	}
-	return "somebody may be showing this node an old or a forged record; ask the operator of the coordinator before going on"
 }
 
 // earlier returns the intake that an earlier Join left, if it is of this fleet
@@ -309,7 +243,8 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 	}
 	nc, err := CheckCertificate(v, ns, der, j.Now())
 	if err != nil {
-		return nil, err
+		// It will not get better; the next join begins anew.
+		return nil, errors.Join(err, j.dir.RemoveIntake())
 	}
 	j.step("N:C", fmt.Sprintf("serial %s, assurance %s, until %s", nc.Serial, nc.Assurance.Level, nc.NotAfter.Format(time.DateTime)))
 	j.step("CRL", fmt.Sprintf("number %d, %d revoked, good until %s", crl.Head().Number, crl.Revoked(), crl.Head().NextUpdate.Format(time.DateTime)))
@@ -345,65 +280,3 @@ func sealed(f *tpm.KeyFile) string {
 }
 
 func short(key chancery.PublicKey) string { return key.String()[:len("sha256:")+16] }
-
-func (j *joining) result(status string, ns *chancery.NS) *Result {
-	return &Result{
-		Status: status, Node: ns.Name, Fleet: j.Fleet.Pin(),
-		NodeID: chancery.NewNodeID(j.Fleet, ns.NodeKey).String(), Steps: j.steps,
-	}
-}
-
-func (r *Result) certify(nc *chancery.Certificate) {
-	r.Serial, r.Assurance, r.Simulator, r.NotAfter = nc.Serial.String(), nc.Assurance.Level.String(), nc.Assurance.Simulator, nc.NotAfter
-}
-
-// ErrOtherFleet: the node is enrolled, elsewhere.
-var ErrOtherFleet = errors.New("this node is enrolled in another fleet")
-
-// Present tells of a node that is enrolled already; it returns nil for one
-// that is not. A node of another fleet is [ErrOtherFleet].
-func Present(dir *state.Dir, fleet chancery.FleetID) (*Result, error) {
-	if !dir.Enrolled() {
-		return nil, nil
-	}
-	nc, err := dir.Certificate()
-	if err != nil {
-		return nil, err
-	}
-	p, err := dir.Pointer()
-	if err != nil {
-		return nil, err
-	}
-	if have := p.FleetID(); have != fleet {
-		return nil, fmt.Errorf("%w, %s", ErrOtherFleet, have.Pin())
-	}
-	r := &Result{Status: Already, Node: nc.Name, NodeID: nc.NodeID(fleet).String(), Fleet: fleet.Pin()}
-	r.certify(nc)
-	if list, err := dir.CRL(); err == nil {
-		r.CRL, _ = chancery.CRLNumber(list)
-	}
-	return r, nil
-}
-
-// Text prints the result for people.
-func (r *Result) Text(w io.Writer) {
-	switch r.Status {
-	case Pending:
-		fmt.Fprintf(w, "pending: %s waits for an operator's approval\n", r.Node)
-		return
-	case Already:
-		fmt.Fprintf(w, "%s is enrolled already; nothing was changed\n", r.Node)
-	default:
-		fmt.Fprintf(w, "enrolled as %s\n", r.Node)
-	}
-	fmt.Fprintf(w, "  fleet      %s\n  node id    %s\n  serial     %s\n  assurance  %s\n  until      %s\n  CRL        number %d\n",
-		r.Fleet, r.NodeID, r.Serial, Assurance(r.Assurance, r.Simulator), r.NotAfter.Format(time.RFC3339), r.CRL)
-}
-
-// Assurance marks the assurance of a simulated chip.
-func Assurance(level string, simulator bool) string {
-	if simulator {
-		return level + " (SIMULATOR: this chip protects nothing)"
-	}
-	return level
-}

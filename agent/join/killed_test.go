@@ -54,9 +54,11 @@ func TestKilled(t *testing.T) {
 					"CHANCERY_TEST_STATE="+m.path, "CHANCERY_TEST_TPM="+m.tap.device)
 				child.Stderr = os.Stderr
 				var seen atomic.Int32
+				started := make(chan struct{})
 				c.Misbehave(testcoordinator.Faults{Serve: func(next http.Handler) http.Handler {
 					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						due := seen.Add(1) == int32(n+1)
+						<-started
 						if due && when == "before" {
 							child.Process.Kill()
 							return
@@ -72,6 +74,7 @@ func TestKilled(t *testing.T) {
 				if err := child.Start(); err != nil {
 					t.Fatal(err)
 				}
+				close(started)
 				if err := child.Wait(); child.ProcessState.ExitCode() != -1 {
 					t.Fatalf("the join was not killed: %v", err)
 				}

@@ -23,8 +23,13 @@ import (
 // Its file has mode 0600 in a directory of mode 0700: who may connect is the
 // agent's own user.
 
-// maxRequest bounds a request's body.
-const maxRequest = 16 << 10
+const (
+	// maxRequest bounds a request's body.
+	maxRequest = 16 << 10
+	// statusTime is how long an agent may take to say how it is, which it
+	// does out of memory.
+	statusTime = 5 * time.Second
+)
 
 // listenControl makes the socket. The directory is this process's, so a socket
 // that is there already is what a crash left.
@@ -119,6 +124,8 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Status asks the agent how it is.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
 	s := new(Status)
 	err := c.call(ctx, http.MethodGet, "/v1/status", nil, func(d *json.Decoder) error { return d.Decode(s) })
 	return s, err

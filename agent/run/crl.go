@@ -53,7 +53,7 @@ func (a *agent) pollCRL(ctx context.Context, failed *pause) error {
 		a.succeed(topicCoordinator)
 		a.succeed(topicCRL)
 		failed.reset()
-		if a.crlNumber() == before && !sleep(ctx, pollLeast-time.Since(start)) {
+		if wait > 0 && a.crlNumber() == before && !sleep(ctx, pollLeast-time.Since(start)) {
 			return ctx.Err()
 		}
 	}

@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -47,11 +48,7 @@ func (h *health) set(topic, problem string) (news bool) {
 func (h *health) all() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := make(map[string]string, len(h.problems))
-	for k, v := range h.problems {
-		m[k] = v
-	}
-	return m
+	return maps.Clone(h.problems)
 }
 
 // fail makes err the topic's problem and logs it, unless it is the one that

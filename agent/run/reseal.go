@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -19,7 +18,9 @@ const (
 )
 
 // errSealed is the problem while N:SK is closed.
-var errSealed = errors.New("sealed: waiting for approval of PCR values")
+func (a *agent) errSealed() error {
+	return fmt.Errorf("sealed: waiting for approval of PCR values; an operator runs: chancery pcr approve %s", a.config.Name)
+}
 
 // reseal asks the coordinator to approve the machine's present boot state
 // until it does or ctx ends (docs/protocol.md section 4, Sealing). The AK is
@@ -27,7 +28,7 @@ var errSealed = errors.New("sealed: waiting for approval of PCR values")
 // certificate that the node may have stays good.
 func (a *agent) reseal(ctx context.Context, sealed *tpm.SealedError) {
 	a.Logger.Warn("the chip refuses to sign", "error", sealed)
-	a.fail(topicKey, errSealed)
+	a.fail(topicKey, a.errSealed())
 	for pause := firstReseal; ctx.Err() == nil; pause = min(2*pause, lastReseal) {
 		approved, err := a.askApproval(ctx)
 		switch {

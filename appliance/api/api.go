@@ -63,12 +63,12 @@ func handle[I, O any](logger *slog.Logger, f func(context.Context, *I) (*O, erro
 			return nil, p
 		}
 		switch {
+		case errors.Is(err, ledger.ErrClosed): // first: it wraps the end of the ledger's own context
+			return nil, unavailable("stopping", "the coordinator is stopping; try again")
 		case errors.Is(err, context.Canceled):
 			return nil, unavailable("canceled", "the request was given up")
 		case errors.Is(err, context.DeadlineExceeded):
 			return nil, unavailable("no-token", "CA:SK did not sign in time; try again")
-		case errors.Is(err, ledger.ErrClosed):
-			return nil, unavailable("stopping", "the coordinator is stopping; try again")
 		}
 		logger.Error("request failed", "error", err)
 		return nil, &problem{chancery.Problem{Title: http.StatusText(500), Status: 500, Detail: "the coordinator could not do it; its log says why", Code: "internal"}}

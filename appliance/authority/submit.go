@@ -61,12 +61,12 @@ func (a *Authority) Submit(ctx context.Context, id chancery.IntakeID, sub *chanc
 		return nil, err
 	}
 	err = a.Store.Update(ctx, func(tx *store.Tx) error {
-		if in.Token != nil {
-			if err := tx.UseToken(chancery.TokenID(in.Token)); err != nil {
-				return notUsable(err)
-			}
+		// First: a repetition must not be told that it has used up the token
+		// itself.
+		if err := tx.SubmitIntake(id, state, sub.NS, string(kept)); err != nil || in.Token == nil {
+			return err
 		}
-		return tx.SubmitIntake(id, state, sub.NS, string(kept))
+		return notUsable(tx.UseToken(chancery.TokenID(in.Token)))
 	})
 	if errors.Is(err, store.ErrNotFound) { // a repetition was faster
 		return a.Submit(ctx, id, sub)

@@ -81,7 +81,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		{"The log proves it all", w.audit},
 	} {
 		w.chapter = chapter.name
-		if err := chapter.play(ctx); err != nil {
+		err := chapter.play(ctx)
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("%s: interrupted", chapter.name)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w%s", chapter.name, err, w.logs())
 		}
 	}

@@ -23,10 +23,11 @@ type job struct {
 	issues      []*issue
 	crls        []chan error
 	checkpoints []chan error
+	before      []chan error // wait for the job before this one only
 }
 
 func (j *job) empty() bool {
-	return len(j.answers)+len(j.issues)+len(j.crls)+len(j.checkpoints) == 0
+	return len(j.answers)+len(j.issues)+len(j.crls)+len(j.checkpoints)+len(j.before) == 0
 }
 
 type answer struct {
@@ -120,6 +121,14 @@ func (l *Ledger) Checkpoint(ctx context.Context) error {
 	return errors.Join(err, waitErr)
 }
 
+// settle waits until the job under way is done.
+func (l *Ledger) settle(ctx context.Context) error {
+	done := make(chan error, 1)
+	l.enqueue(func(j *job) { j.before = append(j.before, done) })
+	err, waitErr := wait(ctx, l, done)
+	return errors.Join(err, waitErr)
+}
+
 // take returns what waits, up to a batch of each kind.
 func (l *Ledger) take() job {
 	l.mu.Lock()
@@ -157,20 +166,45 @@ func (l *Ledger) loop(ctx context.Context) {
 // run does one job. Lists come first: their signing does not wait for the
 // rest, and what they revoke is in force the sooner.
 func (l *Ledger) run(ctx context.Context, j *job) {
+	for _, done := range j.before {
+		done <- nil
+	}
 	if len(j.crls) > 0 {
 		err := l.runCRL(ctx)
 		for _, done := range j.crls {
 			done <- err
 		}
+		l.resync(ctx, err)
 	}
 	var g errgroup.Group
 	g.Go(func() error { l.runAnswers(ctx, j.answers); return nil })
-	g.Go(func() error { l.runIssues(ctx, j.issues); return nil })
-	g.Wait()
+	g.Go(func() error { return l.runIssues(ctx, j.issues) })
+	l.resync(ctx, g.Wait())
 	if len(j.checkpoints) > 0 {
 		err := l.runCheckpoint(ctx)
 		for _, done := range j.checkpoints {
 			done <- err
+		}
+		l.resync(ctx, err)
+	}
+}
+
+// resync takes up what a step left behind that failed in the store: a message
+// that was committed while its signature was not, or a commit that took place
+// although it was reported as failed. Until it succeeds nothing else is fixed.
+func (l *Ledger) resync(ctx context.Context, failure error) {
+	if failure == nil {
+		return
+	}
+	for ctx.Err() == nil {
+		err := l.load(ctx)
+		if err == nil {
+			return
+		}
+		l.Logger.Error("log cannot be read", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
 		}
 	}
 }
@@ -197,6 +231,15 @@ func (l *Ledger) sign(ctx context.Context, s chancery.Statement) (chancery.Signa
 	}
 }
 
+// commit changes the store. A change that Close interrupts is ErrClosed.
+func (l *Ledger) commit(ctx context.Context, f func(*store.Tx) error) error {
+	err := l.Store.Update(ctx, f)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return err
+}
+
 // runAnswers signs one tree of CA:N:S. Nothing is committed before: an answer
 // is no statement about the coordinator's state, and its intake is stored.
 func (l *Ledger) runAnswers(ctx context.Context, answers []*answer) {
@@ -219,20 +262,19 @@ func (l *Ledger) runAnswers(ctx context.Context, answers []*answer) {
 }
 
 // runIssues appends a batch and signs the smallest subtree that holds it.
-func (l *Ledger) runIssues(ctx context.Context, issues []*issue) {
+func (l *Ledger) runIssues(ctx context.Context, issues []*issue) error {
 	if len(issues) == 0 {
-		return
+		return nil
 	}
 	batch, subtree, leaves, err := l.appendBatch(ctx, issues)
 	if err != nil {
 		for _, i := range issues {
 			i.done <- issued{err: err}
 		}
-		l.resync(ctx)
-		return
+		return err
 	}
 	if len(batch) == 0 {
-		return
+		return nil
 	}
 	l.treeMu.Lock()
 	l.tree.Append(leaves...)
@@ -241,40 +283,13 @@ func (l *Ledger) runIssues(ctx context.Context, issues []*issue) {
 		for _, i := range batch {
 			i.done <- issued{err: err}
 		}
-		return
+		return err
 	}
 	for _, i := range batch {
 		c, err := l.assemble(i.subject, i.index, subtree)
 		i.done <- issued{c, err}
 	}
-}
-
-// resync takes up what a commit left behind that failed but took place: a
-// failure to commit does not say which. Until it succeeds nothing is appended.
-func (l *Ledger) resync(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := l.Store.View(ctx, func(tx *store.Tx) error {
-			var leaves []merkle.Hash
-			if err := tx.Leaves(l.log, func(h merkle.Hash) { leaves = append(leaves, h) }); err != nil {
-				return err
-			}
-			l.treeMu.Lock()
-			defer l.treeMu.Unlock()
-			l.tree.Append(leaves[l.tree.Size():]...)
-			return nil
-		})
-		if err == nil {
-			err = l.signLeftovers(ctx)
-		}
-		if err == nil {
-			return
-		}
-		l.Logger.Error("log cannot be read", "error", err)
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-		}
-	}
+	return nil
 }
 
 // appendBatch fixes the batch: entries, their requests' state and the subtree
@@ -282,7 +297,7 @@ func (l *Ledger) resync(ctx context.Context) {
 // are not in the batch that it returns.
 func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*issue, subtree *store.Subtree, leaves []merkle.Hash, err error) {
 	refused := map[*issue]error{}
-	err = l.Store.Update(ctx, func(tx *store.Tx) error {
+	err = l.commit(ctx, func(tx *store.Tx) error {
 		start := l.Size()
 		next := start
 		now := time.Unix(l.Now().Unix(), 0).UTC()
@@ -380,7 +395,7 @@ func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) error {
 		return err
 	}
 	s.Signature = sig
-	return l.Store.Update(ctx, func(tx *store.Tx) error { return tx.SignSubtree(l.log, s) })
+	return l.commit(ctx, func(tx *store.Tx) error { return tx.SignSubtree(l.log, s) })
 }
 
 // assemble puts N:C together.
@@ -414,7 +429,7 @@ func (l *Ledger) proof(index uint64, subtree *store.Subtree) (merkle.Proof, erro
 func (l *Ledger) runCRL(ctx context.Context) error {
 	previous := l.CRL()
 	var next *chancery.CRL
-	err := l.Store.Update(ctx, func(tx *store.Tx) error {
+	err := l.commit(ctx, func(tx *store.Tx) error {
 		now := l.Now()
 		if previous != nil && now.Before(previous.Head().ThisUpdate) {
 			now = previous.Head().ThisUpdate // a clock set back does not make an older list
@@ -460,7 +475,7 @@ func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) error {
 		return err
 	}
 	c.Sign(sig)
-	return l.Store.Update(ctx, func(tx *store.Tx) error { return tx.SignCRL(c.Head().Number, sig) })
+	return l.commit(ctx, func(tx *store.Tx) error { return tx.SignCRL(c.Head().Number, sig) })
 }
 
 // runCheckpoint states the log's size and root at this second.
@@ -468,7 +483,7 @@ func (l *Ledger) runCheckpoint(ctx context.Context) error {
 	l.treeMu.RLock()
 	c := &store.Checkpoint{Size: l.tree.Size(), Root: l.tree.Root(), At: time.Unix(l.Now().Unix(), 0).UTC()}
 	l.treeMu.RUnlock()
-	err := l.Store.Update(ctx, func(tx *store.Tx) error {
+	err := l.commit(ctx, func(tx *store.Tx) error {
 		last, err := tx.LatestCheckpoint(l.log)
 		if err == nil && last.Size == c.Size && !c.At.After(last.At) {
 			c = nil // this second has its checkpoint
@@ -488,30 +503,24 @@ func (l *Ledger) signCheckpoint(ctx context.Context, c *store.Checkpoint) error 
 		return err
 	}
 	c.Signature = sig
-	return l.Store.Update(ctx, func(tx *store.Tx) error { return tx.SignCheckpoint(l.log, c) })
+	return l.commit(ctx, func(tx *store.Tx) error { return tx.SignCheckpoint(l.log, c) })
 }
 
 // Certificate puts the certificate at a place of the log together again, the
-// same bytes that were handed out. It is store.ErrNotFound for an index that
-// was not issued.
+// same bytes that were handed out. One that CA:SK has not signed yet is waited
+// for. It is store.ErrNotFound for an index that was not issued.
 func (l *Ledger) Certificate(ctx context.Context, serial merkle.Serial) (*chancery.Certificate, error) {
-	var e *store.Entry
-	var s *store.Subtree
-	err := l.Store.View(ctx, func(tx *store.Tx) (err error) {
-		if serial.Log() != l.logNo {
-			return store.ErrNotFound
+	e, s, err := l.stored(ctx, serial)
+	if err == nil && s.Signature == nil {
+		if err = l.settle(ctx); err == nil {
+			e, s, err = l.stored(ctx, serial)
 		}
-		if e, err = tx.Entry(l.log, serial.Index()); err != nil {
-			return err
-		}
-		s, err = tx.SubtreeOf(l.log, serial.Index())
-		return err
-	})
+	}
 	if err != nil {
 		return nil, err
 	}
 	if s.Signature == nil {
-		return nil, fmt.Errorf("certificate %s waits for CA:SK: %w", serial, store.ErrNotFound)
+		return nil, fmt.Errorf("ledger: internal error: subtree %s was left unsigned", s.Tree)
 	}
 	entry, err := merkle.ParseEntry(e.Entry)
 	if err != nil {
@@ -527,4 +536,19 @@ func (l *Ledger) Certificate(ctx context.Context, serial merkle.Serial) (*chance
 		return nil, err
 	}
 	return chancery.ParseCertificate(der)
+}
+
+// stored returns an entry and the message that certifies it.
+func (l *Ledger) stored(ctx context.Context, serial merkle.Serial) (e *store.Entry, s *store.Subtree, err error) {
+	err = l.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if serial.Log() != l.logNo {
+			return store.ErrNotFound
+		}
+		if e, err = tx.Entry(l.log, serial.Index()); err != nil {
+			return err
+		}
+		s, err = tx.SubtreeOf(l.log, serial.Index())
+		return err
+	})
+	return e, s, err
 }

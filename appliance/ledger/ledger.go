@@ -25,6 +25,8 @@
 // When the token fails, the job keeps trying; nothing that was committed is
 // given up. Callers that do not want to wait bound their context; their
 // certificate may still come into being, and a repeated request finds it.
+// When the store fails, the callers of the job are told, and the next job
+// begins once the store works and whatever it took of this one is signed.
 package ledger
 
 import (
@@ -100,12 +102,6 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := l.load(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.loadCRLs(ctx); err != nil {
-		return nil, err
-	}
-	if err := l.signLeftovers(ctx); err != nil {
-		return nil, err
-	}
 	run, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	go l.loop(run)
@@ -125,23 +121,45 @@ func (l *Ledger) Close() {
 	<-l.done
 }
 
+// load takes over from the store what the ledger does not have yet, and signs
+// what was committed and not signed.
 func (l *Ledger) load(ctx context.Context) error {
+	if err := l.loadTree(ctx); err != nil {
+		return err
+	}
+	if err := l.loadCRLs(ctx); err != nil {
+		return err
+	}
+	return l.signLeftovers(ctx)
+}
+
+// loadTree appends the leaves that are stored and not in the tree.
+func (l *Ledger) loadTree(ctx context.Context) error {
+	l.treeMu.Lock()
+	defer l.treeMu.Unlock()
 	return l.Store.View(ctx, func(tx *store.Tx) error {
-		if err := tx.Leaves(l.log, func(h merkle.Hash) { l.tree.Append(h) }); err != nil {
+		var stored uint64
+		err := tx.Leaves(l.log, func(h merkle.Hash) {
+			if stored++; stored > l.tree.Size() {
+				l.tree.Append(h)
+			}
+		})
+		if err != nil {
 			return err
 		}
 		size, err := tx.LogSize(l.log)
 		if err != nil {
 			return err
 		}
-		if size != l.tree.Size() {
-			return fmt.Errorf("ledger: log %s/%d has a gap: %d entries, next index %d", l.log.CA, l.log.Number, l.tree.Size(), size)
+		if size != stored || size != l.tree.Size() {
+			return fmt.Errorf("ledger: log %s/%d has a gap: %d entries, next index %d, %d in the tree", l.log.CA, l.log.Number, stored, size, l.tree.Size())
 		}
 		return nil
 	})
 }
 
-// loadCRLs loads the lists and signs the one that a crash left unsigned.
+// loadCRLs takes over the lists after the current one and signs the one that
+// was left unsigned.
 func (l *Ledger) loadCRLs(ctx context.Context) error {
 	var crls []store.CRL
 	err := l.Store.View(ctx, func(tx *store.Tx) (err error) {
@@ -151,7 +169,11 @@ func (l *Ledger) loadCRLs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	current := l.CRL()
 	for i := range crls {
+		if current != nil && crls[i].Number <= current.Head().Number {
+			continue
+		}
 		c, err := chancery.RestoreCRL(crls[i].List)
 		if err != nil {
 			return fmt.Errorf("ledger: stored CRL %d: %w", crls[i].Number, err)

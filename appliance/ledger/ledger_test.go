@@ -1,0 +1,466 @@
+package ledger_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
+	"github.com/chancery-pki/chancery/appliance/ledger"
+	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/hsm/hsmtest"
+	"github.com/chancery-pki/chancery/merkle"
+)
+
+// The life of a ledger, with CA:SK in a token.
+func TestLife(t *testing.T) {
+	w := newWorldWith(t, hsmtest.Key(t, "ca"))
+	if n := w.CRL().Head().Number; n != 1 {
+		t.Errorf("a new ledger shows list %d", n)
+	}
+	w.check()
+
+	c := w.newCANS()
+	w.must(w.Answer(t.Context(), c))
+	if err := w.good(c); err != nil {
+		t.Error(err)
+	}
+	first := w.issue(3)
+	w.check()
+	w.checkpoint()
+	w.publish()
+	w.check()
+
+	w.clock.Advance(time.Minute)
+	w.revoke(1)
+	w.check()
+	w.publish()
+	w.check()
+	if got := appliancetest.Revoked(t, w.Ledger); !slices.Equal(got, []uint64{1}) {
+		t.Errorf("the list names %v", got)
+	}
+	w.close()
+	w.open()
+	w.check()
+	w.issue(2)
+	w.clock.Advance(time.Minute)
+	w.checkpoint()
+	w.publish()
+	w.check()
+	again, err := w.Certificate(t.Context(), first[2].Serial)
+	if err != nil || !bytes.Equal(again.Raw(), first[2].Raw()) {
+		t.Errorf("a certificate from before the restart: %v", err)
+	}
+}
+
+func TestOpenRefusesAnotherKey(t *testing.T) {
+	w := newWorld(t)
+	config := w.config()
+	config.Signer = newKey(t)
+	if l, err := ledger.Open(t.Context(), config); err == nil {
+		l.Close()
+		t.Error("a ledger opens with a key that the pointer record does not list")
+	}
+}
+
+// However many wait, each kind costs one signature: 500 certificates and 500
+// CA:N:S queue while the token works on the one before them.
+func TestGroupCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 500
+		w := newWorld(t)
+		release := w.signer.Hold()
+		var all sync.WaitGroup
+		all.Go(func() { w.issue(1) })
+		synctest.Wait()
+		answers := make([]*chancery.CANS, n)
+		for i := range answers {
+			answers[i] = w.newCANS()
+			all.Go(func() {
+				if err := w.Answer(context.Background(), answers[i]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Go(func() { w.issue(n) })
+		synctest.Wait()
+		if asked := w.signer.Signed(appliancetest.Subtree); asked != 0 {
+			t.Fatalf("%d subtrees were signed by a token that holds still", asked)
+		}
+		release()
+		all.Wait()
+		if got := w.signer.Signed(appliancetest.Subtree); got != 2 {
+			t.Errorf("%d signatures for one certificate and then %d, want 2", got, n)
+		}
+		if got := w.signer.Signed(appliancetest.CANS); got != 1 {
+			t.Errorf("%d signatures for %d CA:N:S, want 1", got, n)
+		}
+		places := map[uint32]bool{}
+		for _, c := range answers {
+			if err := w.good(c); err != nil {
+				t.Error(err)
+			}
+			places[c.Index] = true
+		}
+		if len(places) != n || w.Size() != n+1 {
+			t.Errorf("%d CA:N:S have a place of their own and %d entries are there, want %d and %d", len(places), w.Size(), n, n+1)
+		}
+		w.check()
+	})
+}
+
+// A certificate out of a batch of any size, at any place in the log, verifies
+// when it is issued and is the same when it is asked for later.
+func TestBatchSizes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for _, size := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 255, 256, 257} {
+			release := w.signer.Hold()
+			var all sync.WaitGroup
+			all.Go(func() { w.issue(1) })
+			synctest.Wait()
+			before := w.signer.Signed(appliancetest.Subtree)
+			var batch []*chancery.Certificate
+			all.Go(func() { batch = w.issue(size) })
+			synctest.Wait()
+			release()
+			all.Wait()
+			if spent := w.signer.Signed(appliancetest.Subtree) - before; spent != 2 {
+				t.Errorf("a certificate and a batch of %d cost %d signatures, want 2", size, spent)
+			}
+			w.check()
+			for _, c := range batch {
+				again, err := w.Certificate(t.Context(), c.Serial)
+				if err != nil || !bytes.Equal(again.Raw(), c.Raw()) {
+					t.Errorf("batch of %d: certificate %s: %v", size, c.Serial, err)
+				}
+			}
+		}
+	})
+}
+
+// A request that must not be served is no harm to those beside it, and leaves
+// nothing in the log.
+func TestRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		release := w.signer.Hold()
+		var all sync.WaitGroup
+		all.Go(func() { w.issue(1) })
+		synctest.Wait()
+		no := errors.New("revoked in between")
+		bad := map[string]*request{}
+		for name, change := range map[string]func(*request){
+			"refused by Prepare":   func(r *request) { r.refusal = no },
+			"another trust domain": func(r *request) { r.subject.TrustDomain = "other.example" },
+			"no name":              func(r *request) { r.subject.Name = "" },
+			"roles out of order":   func(r *request) { r.subject.Roles = []string{"b", "a"} },
+			"no N:S":               func(r *request) { r.subject.NS.Signature = nil },
+		} {
+			r := w.newRequest()
+			change(r)
+			bad[name] = r
+			all.Go(func() {
+				c, err := w.Issue(context.Background(), r)
+				if err == nil || c != nil || r.refusal != nil && !errors.Is(err, no) {
+					t.Errorf("%s: %v, %v", name, c, err)
+				}
+			})
+			all.Go(func() { w.issue(1) })
+		}
+		synctest.Wait()
+		release()
+		all.Wait()
+		for name, r := range bad {
+			if r.appended > 0 {
+				t.Errorf("%s: it was appended", name)
+			}
+		}
+		if w.Size() != uint64(1+len(bad)) || w.signer.Signed(appliancetest.Subtree) != 2 {
+			t.Errorf("%d entries under %d signatures", w.Size(), w.signer.Signed(appliancetest.Subtree))
+		}
+		w.check()
+
+		// A batch of refusals only costs no signature.
+		if _, err := w.Issue(t.Context(), bad["refused by Prepare"]); !errors.Is(err, no) {
+			t.Error(err)
+		}
+		if got := w.signer.Signed(appliancetest.Subtree); got != 2 {
+			t.Errorf("a refusal cost a signature")
+		}
+		w.check()
+	})
+}
+
+// A certificate that lives longer than the pointer record promises is not
+// appended, whatever the rules above let pass.
+func TestLint(t *testing.T) {
+	w := newWorld(t)
+	w.pointer.MaxLife = life - time.Second // the record that the ledger holds, read at each append
+	if _, err := w.Issue(t.Context(), w.newRequest()); err == nil {
+		t.Error("a certificate outlives the pointer record's greatest life")
+	}
+	w.pointer.MaxLife = appliancetest.MaxLife
+	w.issue(1)
+	w.check()
+}
+
+// A token that refuses is asked again until it signs: what was committed cannot
+// be taken back. Nobody sees an error.
+func TestTokenRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for name, step := range map[string]func(){
+			"issue":      func() { w.issue(3) },
+			"answer":     func() { w.must(w.Answer(t.Context(), w.newCANS())) },
+			"list":       w.publish,
+			"checkpoint": w.checkpoint,
+		} {
+			for _, n := range []int{1, 2, 10} {
+				w.clock.Advance(time.Second)
+				before := len(w.signer.Asked())
+				w.signer.Refuse(n)
+				step()
+				asked := w.signer.Asked()[before:]
+				if len(asked) != n+1 {
+					// The three of an issue may come as one batch or more.
+					if name != "issue" || len(asked) < n+1 {
+						t.Errorf("%s: asked %d times, want %d refusals and a signature", name, len(asked), n)
+					}
+				}
+				for _, m := range asked[:n] {
+					if !bytes.Equal(m, asked[n]) {
+						t.Errorf("%s: another message after a refusal", name)
+					}
+				}
+				w.check()
+			}
+		}
+	})
+}
+
+// A caller that does not want to wait for the token gives up; what it asked
+// for may come into being all the same.
+func TestCallerGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		release := w.signer.Hold()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		r := w.newRequest()
+		for name, step := range map[string]func() error{
+			"issue":      func() error { _, err := w.Issue(ctx, r); return err },
+			"answer":     func() error { return w.Answer(ctx, w.newCANS()) },
+			"list":       func() error { return w.PublishCRL(ctx) },
+			"checkpoint": func() error { return w.Checkpoint(ctx) },
+		} {
+			if err := step(); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		release()
+		synctest.Wait()
+		w.publish() // after the job that was under way
+		if r.appended != 1 {
+			t.Errorf("the request was appended %d times", r.appended)
+		}
+		w.check()
+	})
+}
+
+// While the token works on a batch its certificates are not there yet; whoever
+// asks for one waits for it.
+func TestCertificateWaitsForItsSignature(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		release := w.signer.Hold()
+		var all sync.WaitGroup
+		all.Go(func() { w.issue(1) })
+		synctest.Wait()
+		serial, err := merkle.NewSerial(w.Log().Number, 0)
+		w.must(err)
+		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := w.Certificate(impatient, serial); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("before the signature: %v", err)
+		}
+		all.Go(func() {
+			if c, err := w.Certificate(t.Context(), serial); err != nil || c.Serial != serial {
+				t.Errorf("after the signature: %v", err)
+			}
+		})
+		synctest.Wait()
+		release()
+		all.Wait()
+		w.check()
+	})
+}
+
+// Close abandons what waits. Callers are told, and calls after it too.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		release := w.signer.Hold()
+		defer release()
+		l := w.Ledger
+		calls := []func() error{
+			func() error { _, err := l.Issue(context.Background(), w.newRequest()); return err },
+			func() error { return l.Answer(context.Background(), w.newCANS()) },
+			func() error { return l.PublishCRL(context.Background()) },
+			func() error { return l.Checkpoint(context.Background()) },
+		}
+		failed := make(chan error, len(calls))
+		for _, call := range calls {
+			go func() { failed <- call() }()
+		}
+		synctest.Wait()
+		l.Close()
+		for range calls {
+			if err := <-failed; !errors.Is(err, ledger.ErrClosed) {
+				t.Errorf("waiting: %v", err)
+			}
+		}
+		for i, call := range calls {
+			if err := call(); !errors.Is(err, ledger.ErrClosed) {
+				t.Errorf("call %d after Close: %v", i, err)
+			}
+		}
+	})
+}
+
+// Lists: a heartbeat names nobody new, a revocation is in the next list, and
+// what has expired is dropped from below.
+func TestCRL(t *testing.T) {
+	w := newWorld(t)
+	w.issue(5)
+	w.clock.Advance(life / 2)
+	w.issue(5)
+	for range 2 * store.KeptCRLs {
+		w.publish()
+		w.check()
+		w.clock.Advance(time.Minute)
+	}
+	w.revoke(0, 3, 7, 9)
+	w.publish()
+	w.check()
+	if got := appliancetest.Revoked(t, w.Ledger); !slices.Equal(got, []uint64{0, 3, 7, 9}) {
+		t.Errorf("the list names %v", got)
+	}
+	log := w.CRL().Head().Logs[0]
+	if log.First != 0 || log.Size != 10 || log.Revoked != 4 {
+		t.Errorf("the list is of [%d, %d), %d revoked", log.First, log.Size, log.Revoked)
+	}
+	w.clock.Advance(life / 2)
+	w.publish()
+	w.check()
+	if log := w.CRL().Head().Logs[0]; log.First != 5 || log.Revoked != 2 {
+		t.Errorf("after five have expired the list begins at %d and names %d", log.First, log.Revoked)
+	}
+	w.close()
+	w.open()
+	w.publish()
+	w.check()
+	if log := w.CRL().Head().Logs[0]; log.First != 5 {
+		t.Errorf("after a restart the list begins at %d", log.First)
+	}
+}
+
+// A clock that was set back does not make a list that nobody takes.
+func TestClockSetBack(t *testing.T) {
+	w := newWorld(t)
+	w.issue(1)
+	w.publish()
+	before := w.CRL().Head().ThisUpdate
+	w.clock.Advance(-time.Hour)
+	w.revoke(0)
+	w.publish()
+	if got := w.CRL().Head().ThisUpdate; got.Before(before) {
+		t.Errorf("a list of %s follows one of %s", got, before)
+	}
+	w.clock.Advance(time.Hour)
+	w.check()
+}
+
+func TestCRLAfter(t *testing.T) {
+	w := newWorld(t)
+	update, changed, err := w.CRLAfter(w.CRL().Head().Number)
+	if err != nil || update != nil {
+		t.Errorf("for the holder of the current list: %d bytes, %v", len(update), err)
+	}
+	select {
+	case <-changed:
+		t.Error("there is a newer list than the current one")
+	default:
+	}
+	w.publish()
+	<-changed
+	for have, delta := range map[uint64]bool{0: false, 1: true, 99: false} {
+		update, _, err := w.CRLAfter(have)
+		base, head, notDelta := chancery.ParseDeltaHead(update)
+		if err != nil || (notDelta == nil) != delta || delta && (base != have || head.Number != 2) {
+			t.Errorf("for the holder of list %d: a delta from %d: %t, %v", have, base, notDelta == nil, err)
+		}
+	}
+}
+
+// A checkpoint is made once a second at most.
+func TestCheckpoint(t *testing.T) {
+	w := newWorld(t)
+	latest := func() (c *store.Checkpoint) {
+		w.must(w.store.View(t.Context(), func(tx *store.Tx) (err error) {
+			c, err = tx.LatestCheckpoint(w.Log())
+			return err
+		}))
+		return c
+	}
+	w.checkpoint()
+	if c := latest(); c.Size != 0 {
+		t.Errorf("checkpoint of %d entries in an empty log", c.Size)
+	}
+	w.issue(4)
+	for range 3 {
+		w.checkpoint()
+	}
+	if got := w.signer.Signed(appliancetest.Checkpoint); got != 2 {
+		t.Errorf("%d checkpoints in one second, want one for each size", got)
+	}
+	w.clock.Advance(time.Second)
+	w.checkpoint()
+	if c := latest(); c.Size != 4 || !c.At.Equal(w.clock.Now()) {
+		t.Errorf("latest checkpoint is of %d at %s", c.Size, c.At)
+	}
+	w.check()
+}
+
+// Everything at once, by many.
+func TestConcurrent(t *testing.T) {
+	w := newWorld(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 5 {
+				c := w.newCANS()
+				if err := errors.Join(w.Answer(t.Context(), c), w.good(c), w.PublishCRL(t.Context()), w.Checkpoint(t.Context())); err != nil {
+					t.Error(err)
+				}
+				nc, err := w.Issue(t.Context(), w.newRequest())
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				again, err := w.Certificate(t.Context(), nc.Serial)
+				if err != nil || !bytes.Equal(again.Raw(), nc.Raw()) {
+					t.Errorf("certificate %s: %v", nc.Serial, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	w.check()
+}
