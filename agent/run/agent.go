@@ -155,6 +155,7 @@ func (a *agent) openTrust() error {
 		return err
 	}
 	a.verifier = chancery.NewVerifier(chancery.Trust{Pointer: p})
+	a.heedAlarms() // they stay over restarts
 	list, err := a.dir.CRL()
 	if err == nil {
 		if _, err = a.verifier.UpdateCRL(list, a.Now()); err != nil {

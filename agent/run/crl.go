@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -71,6 +72,7 @@ func (a *agent) fetchCRL(ctx context.Context) error {
 
 // updateCRL asks once. A delta that does not fit is followed by the full list.
 func (a *agent) updateCRL(ctx context.Context, conn *coordinator.Conn, wait time.Duration) error {
+	a.heedAlarms()
 	list, err := conn.CRL(ctx, a.crlNumber(), wait)
 	if err != nil || list == nil {
 		return err
@@ -96,6 +98,7 @@ func (a *agent) takeCRL(list []byte) error {
 	crl, err := a.verifier.UpdateCRL(list, a.Now())
 	if errors.Is(err, chancery.ErrCRLFork) {
 		err = errors.Join(err, a.dir.RaiseAlarm(state.CRLFork, list))
+		a.heedAlarms()
 	}
 	if err != nil {
 		return err
@@ -110,6 +113,17 @@ func (a *agent) takeCRL(list []byte) error {
 		a.Logger.Info("sessions cut", "count", cut, "crl", crl.Head().Number)
 	}
 	return nil
+}
+
+// heedAlarms refuses all new sessions while a fork of the CRL is not explained
+// (docs/protocol.md section 6). The operator who clears the alarm is noticed
+// with the next poll.
+func (a *agent) heedAlarms() {
+	var reason error
+	if slices.Contains(a.dir.Alarms(), state.CRLFork) {
+		reason = fmt.Errorf("%w: refusing everybody until an operator has cleared the alarm", chancery.ErrCRLFork)
+	}
+	a.verifier.Suspend(reason)
 }
 
 func (a *agent) crlNumber() uint64 {

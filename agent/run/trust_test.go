@@ -82,11 +82,21 @@ func TestBadCRL(t *testing.T) {
 	if _, ok := a.status().Problems[string(state.CRLFork)]; !ok {
 		t.Error("no alarm in the status")
 	}
+	// Nobody gets in meanwhile.
+	if _, err := a.verifier.Verify([][]byte{a.nc.Load().Raw()}, "", chancery.NodeID{}, chancery.Policy{}, a.Now()); !errors.Is(err, chancery.ErrCRLFork) {
+		t.Errorf("a session during the alarm: %v", err)
+	}
 	if err := os.Remove(filepath.Join(m.path, string(state.CRLFork))); err != nil {
 		t.Fatal(err)
 	}
 	if p := a.status().Problems; len(p) > 0 {
 		t.Errorf("an operator has cleared the alarm: %v", p)
+	}
+	if err := a.fetchCRL(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.verifier.Verify([][]byte{a.nc.Load().Raw()}, "", chancery.NodeID{}, chancery.Policy{}, a.Now()); err != nil {
+		t.Errorf("a session after the alarm: %v", err)
 	}
 }
 

@@ -139,6 +139,11 @@ func (a *Authority) checkEvidence(in *store.Intake, sub *chancery.Submission) er
 			return evidence(err)
 		}
 		proven := *in.Facts.Seal
+		if in.Renewal && epoch >= proven.Epoch {
+			// The key was sealed at its enrolment's epoch, which was proven
+			// then; approvals have moved the counter since.
+			epoch = proven.Epoch
+		}
 		proven.Epoch, proven.PCRs, proven.PCRDigest = epoch, creation.PCRs, creation.PCRDigest[:]
 		if !slices.Equal(proven.PCRs, in.Facts.Seal.PCRs) {
 			return refuse(403, "evidence-sealing", "", "evidence: sealing: the key was created under PCRs %v, the request says %v", proven.PCRs, in.Facts.Seal.PCRs)

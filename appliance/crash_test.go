@@ -1,0 +1,373 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chancery-pki/chancery"
+	nodes "github.com/chancery-pki/chancery/agent/coordinator"
+	"github.com/chancery-pki/chancery/appliance/api"
+	"github.com/chancery-pki/chancery/simulator/swtpm"
+)
+
+// full tells whether there is time for more than a first look: make test-full.
+func full() bool { return os.Getenv("CHANCERY_FULL") == "1" }
+
+// A storm is a coordinator with machines that enrol and an operator that
+// revokes, all at the same time, and a plug that is pulled.
+type storm struct {
+	t *testing.T
+	*coordinator
+	witness  *witness
+	token    chancery.Token
+	random   *rand.Rand // used by one goroutine
+	machines []*machine
+	made     int
+	audited  uint64
+
+	kills, unsigned int
+}
+
+// Killing the coordinator at any moment loses no acknowledged certificate and
+// no acknowledged revocation.
+func TestKilled(t *testing.T) {
+	s := newStorm(t)
+	rounds, revokeNode := 30, 10
+	if full() {
+		rounds = 400
+	}
+	for round := range rounds {
+		s.round(round%revokeNode == revokeNode-1)
+	}
+	if _, err := s.witness.audit(s.coordinator, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.kill()
+	w := s.witness
+	t.Logf("%d kills, %d of which left a message unsigned; %d certificates, %d certificates and %d nodes revoked, CRL number %d", s.kills, s.unsigned,
+		len(w.certificates), len(w.acknowledged.indexes), len(w.acknowledged.nodes), w.current.Head().Number)
+	if len(w.certificates) < rounds || len(w.acknowledged.indexes) < rounds/3 || len(w.acknowledged.nodes) == 0 {
+		t.Error("the storm was too calm to say anything")
+	}
+	b, err := os.ReadFile(s.logFile())
+	if err != nil || strings.Contains(string(b), "DATA RACE") || strings.Contains(string(b), "level=ERROR") {
+		t.Errorf("the coordinator's log, %v:\n%s", err, s.lastWords())
+	}
+	t.Run("doctored", s.doctored)
+}
+
+func newStorm(t *testing.T) *storm {
+	t.Helper()
+	needSimulators(t)
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("CHANCERY_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("CHANCERY_SEED: %v", err)
+		}
+	}
+	t.Logf("seed %d; CHANCERY_SEED=%d repeats the moments, if not what they hit", seed, seed)
+	dir := t.TempDir()
+	s := &storm{t: t, coordinator: &coordinator{dir: filepath.Join(dir, "data")}, random: rand.New(rand.NewPCG(seed, 0))}
+	t.Cleanup(s.kill)
+
+	// The maker of the chips is known once there is a chip.
+	first, err := swtpm.Manufacture(filepath.Join(dir, "chips"), "maker", filepath.Join(dir, "manufacturer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.RemoveAll(first)
+	address, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.chancery("init", "--simulator", "--url", "https://"+address, "--listen", address, "--simulator-roots", strings.Join(swtpm.Roots(filepath.Join(dir, "manufacturer")), ","))
+	err = errors.Join(err, s.configure("heartbeat", "'30ms'"), s.configure("enroll_rate", "0.0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(dataDir(s.dir).pointer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pointer, err := chancery.ParsePointer(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.witness = newWitness(pointer)
+	for range 3 {
+		s.addMachine()
+	}
+	s.up()
+	out, err := s.chancery("token", "create", "--name", "*", "--uses", "1000000", "--life", "100h", "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var token api.TokenOutput
+	if err := json.Unmarshal(out, &token); err != nil {
+		t.Fatal(err)
+	}
+	if s.token, err = chancery.ParseToken(token.Token); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *storm) addMachine() {
+	s.t.Helper()
+	s.made++
+	m, err := newMachine(filepath.Dir(s.dir), fmt.Sprintf("edge-%d", s.made), s.witness.pointer)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { m.off() })
+	s.machines = append(s.machines, m)
+}
+
+// up starts the coordinator and waits for it.
+func (s *storm) up() {
+	s.t.Helper()
+	err := s.start()
+	if err == nil {
+		err = s.ready()
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// round is one life of the coordinator, from which it is torn, and the audit
+// after the next start.
+func (s *storm) round(revokeNode bool) {
+	s.t.Helper()
+	s.kill()
+	if err := s.start(); err != nil {
+		s.t.Fatal(err)
+	}
+	// A quarter of the lives end before they have begun well: what a kill left
+	// unsigned is being signed then.
+	life := time.Duration(s.random.Int64N(int64(400 * time.Millisecond)))
+	if s.random.IntN(4) > 0 {
+		if err := s.ready(); err != nil {
+			s.t.Fatal(err)
+		}
+	} else {
+		life /= 4
+	}
+	victim := ""
+	if revokeNode {
+		victim = s.machines[0].name
+	}
+	var over atomic.Bool
+	var traffic sync.WaitGroup
+	for _, m := range s.machines {
+		traffic.Go(func() { s.enrol(m, &over) })
+	}
+	revoker := rand.New(rand.NewPCG(s.random.Uint64(), 1))
+	traffic.Go(func() { s.revoke(revoker, victim, &over) })
+	traffic.Go(func() { s.follow(&over) })
+	traffic.Go(func() { s.verifyLog(&over) })
+	time.Sleep(life)
+	s.kill()
+	over.Store(true)
+	traffic.Wait()
+	s.kills++
+	s.unsigned += s.countUnsigned()
+
+	s.up()
+	size, err := s.witness.audit(s.coordinator, s.audited)
+	if err != nil {
+		s.t.Fatalf("after kill %d: %v\n%s", s.kills, err, s.lastWords())
+	}
+	s.audited = size
+	if revokeNode { // its chip is of no more use
+		if err := s.machines[0].off(); err != nil {
+			s.t.Error(err)
+		}
+		s.machines = s.machines[1:]
+		s.addMachine()
+	}
+}
+
+// enrol has a machine enrol again and again. That the coordinator is away, or
+// has revoked the machine, is none of its business.
+func (s *storm) enrol(m *machine, over *atomic.Bool) {
+	for !over.Load() {
+		if m.enrol(s.witness, &s.token) != nil {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// revoke revokes certificates that nodes have in hand, one in three, and half
+// way a node.
+func (s *storm) revoke(random *rand.Rand, victim string, over *atomic.Bool) {
+	w := s.witness
+	for n := 0; !over.Load(); n++ {
+		time.Sleep(time.Duration(random.Int64N(int64(20 * time.Millisecond))))
+		if victim != "" && n == 4 {
+			w.mu.Lock()
+			w.asked.nodes[victim] = true
+			w.mu.Unlock()
+			if ask(s.dir, "POST", "/v1/nodes/"+victim+"/revoke", api.RevokeInput{Reason: "storm"}, nil) == nil {
+				w.mu.Lock()
+				w.acknowledged.nodes[victim] = true
+				w.mu.Unlock()
+			}
+			continue
+		}
+		w.mu.Lock()
+		var serial string
+		var index uint64
+		for i, nc := range w.certificates {
+			if i%3 == 0 && !w.asked.cover(nc) {
+				serial, index = nc.Serial.String(), i
+				w.asked.indexes[i] = true
+				break
+			}
+		}
+		w.mu.Unlock()
+		if serial == "" {
+			continue
+		}
+		if ask(s.dir, "POST", "/v1/certificates/"+serial+"/revoke", api.RevokeInput{Reason: "storm"}, nil) == nil {
+			w.mu.Lock()
+			w.acknowledged.indexes[index] = true
+			w.mu.Unlock()
+		}
+	}
+}
+
+// follow keeps the CRL as a node does, from delta to delta. What it holds
+// outlives the coordinator.
+func (s *storm) follow(over *atomic.Bool) {
+	var conn *nodes.Conn
+	for !over.Load() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		err := error(nil)
+		if conn == nil {
+			conn, err = nodes.Dial(ctx, s.witness.pointer, nil)
+		}
+		if err == nil {
+			held, due := s.witness.list(), s.witness.promised()
+			after := uint64(0)
+			if held != nil {
+				after = held.Head().Number
+			}
+			var b []byte
+			if b, err = conn.CRL(ctx, after, time.Second); err == nil && b != nil {
+				s.witness.crl(held, due, b)
+			}
+		}
+		cancel()
+		if err != nil {
+			if conn != nil {
+				conn.Close()
+				conn = nil
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// verifyLog audits the log of a coordinator that is at work.
+func (s *storm) verifyLog(over *atomic.Bool) {
+	for !over.Load() {
+		if _, err := s.chancery("log", "verify"); err != nil && strings.Contains(err.Error(), "does not verify") {
+			s.witness.fault("at work: %w", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// countUnsigned returns 1 if the kill left a message committed and unsigned.
+func (s *storm) countUnsigned() int {
+	s.t.Helper()
+	n := 0
+	query(s.t, s.dir, func(db *sql.DB) error {
+		return db.QueryRow(`SELECT (SELECT COUNT(*) FROM subtrees WHERE signature IS NULL) + (SELECT COUNT(*) FROM crls WHERE signature IS NULL)
+			+ (SELECT COUNT(*) FROM checkpoints WHERE signature IS NULL)`).Scan(&n)
+	})
+	return min(n, 1)
+}
+
+// query opens the database of a coordinator that does not run.
+func query(t *testing.T, dir string, f func(*sql.DB) error) {
+	t.Helper()
+	db, err := sql.Open("sqlite", dataDir(dir).store())
+	if err == nil {
+		err = errors.Join(f(db), db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// doctored shows that the audit sees what it is there to see: each of these
+// databases is what a coordinator that lost something would have.
+func (s *storm) doctored(t *testing.T) {
+	for _, test := range []struct{ name, sql, want string }{
+		{"as it is", ``, ``},
+		{"newest certificate lost", `
+			DELETE FROM subtrees WHERE tree_end = (SELECT MAX(tree_end) FROM subtrees);
+			DELETE FROM entries WHERE idx >= (SELECT MAX(tree_end) FROM subtrees);
+			DELETE FROM checkpoints;`, "no certificate has the serial number"},
+		{"hole in the log", `DELETE FROM entries WHERE idx = 1`, "has a gap"},
+		{"signature lost", `DELETE FROM subtrees WHERE tree_start = 0 AND tree_end = 1`, "does not verify"},
+		{"another certificate", `
+			UPDATE entries SET spki = (SELECT spki FROM entries AS other WHERE other.spki <> entries.spki LIMIT 1) WHERE idx = 0`, "does not verify"},
+		{"revocation forgotten", `
+			UPDATE entries SET revoked = NULL;
+			DELETE FROM crls WHERE number < (SELECT MAX(number) FROM crls);
+			DELETE FROM crls;`, "CRL is older than the one held"},
+		{"newest lists lost", `DELETE FROM crls WHERE number > (SELECT MAX(number) FROM crls) - 8`, "CRL is older than the one held"},
+		{"newest list made twice", `DELETE FROM crls WHERE number = (SELECT MAX(number) FROM crls)`, "two CRLs of one number differ"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := &coordinator{dir: filepath.Join(t.TempDir(), "data")}
+			os.Remove(dataDir(s.dir).socket()) // the killed one's, which cannot be copied
+			if err := os.CopyFS(c.dir, os.DirFS(s.dir)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(c.kill)
+			// With another life a list with the number of a lost one is not by
+			// chance the same.
+			err := errors.Join(c.configure("heartbeat", "'10m'"), c.configure("crl_life", "'2h0m0s'"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			query(t, c.dir, func(db *sql.DB) error {
+				_, err := db.Exec(test.sql)
+				return err
+			})
+			err = c.start()
+			if err == nil {
+				err = c.ready()
+			}
+			if err == nil {
+				_, err = s.witness.clone().audit(c, 0)
+			}
+			if test.want == "" && err != nil {
+				t.Fatal(err)
+			}
+			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("the audit says %v, want %q", err, test.want)
+			}
+		})
+	}
+}
