@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -192,7 +195,16 @@ func (s *storm) round(revokeNode bool) {
 		s.t.Fatalf("after kill %d: %v\n%s", s.kills, err, s.lastWords())
 	}
 	s.audited = size
-	if revokeNode { // its chip is of no more use
+	if revokeNode {
+		// An operator whose answer was cut off asks again.
+		s.witness.asked.nodes[victim] = true
+		err := ask(s.dir, "POST", "/v1/nodes/"+victim+"/revoke", api.RevokeInput{}, nil)
+		if p, ok := errors.AsType[*chancery.Problem](err); err != nil && (!ok || p.Code != "revoked" && p.Code != "not-found") {
+			s.t.Fatal(err)
+		} else if err == nil || p.Code == "revoked" {
+			s.witness.acknowledged.nodes[victim] = true
+		}
+		// Its chip is of no more use.
 		if err := s.machines[0].off(); err != nil {
 			s.t.Error(err)
 		}
@@ -211,13 +223,13 @@ func (s *storm) enrol(m *machine, over *atomic.Bool) {
 	}
 }
 
-// revoke revokes certificates that nodes have in hand, one in three, and half
-// way a node.
+// revoke revokes certificates that nodes have in hand, one in three, and the
+// victim, if there is one.
 func (s *storm) revoke(random *rand.Rand, victim string, over *atomic.Bool) {
 	w := s.witness
 	for n := 0; !over.Load(); n++ {
 		time.Sleep(time.Duration(random.Int64N(int64(20 * time.Millisecond))))
-		if victim != "" && n == 4 {
+		if victim != "" && n == 2 {
 			w.mu.Lock()
 			w.asked.nodes[victim] = true
 			w.mu.Unlock()
@@ -225,6 +237,7 @@ func (s *storm) revoke(random *rand.Rand, victim string, over *atomic.Bool) {
 				w.mu.Lock()
 				w.acknowledged.nodes[victim] = true
 				w.mu.Unlock()
+				w.serves(s.coordinator) // from now on; an error is that of a coordinator that was killed
 			}
 			continue
 		}
@@ -246,6 +259,7 @@ func (s *storm) revoke(random *rand.Rand, victim string, over *atomic.Bool) {
 			w.mu.Lock()
 			w.acknowledged.indexes[index] = true
 			w.mu.Unlock()
+			w.serves(s.coordinator)
 		}
 	}
 }
@@ -318,25 +332,52 @@ func query(t *testing.T, dir string, f func(*sql.DB) error) {
 	}
 }
 
-// doctored shows that the audit sees what it is there to see: each of these
-// databases is what a coordinator that lost something would have.
+// doctored shows that the audit sees what it is there to see. Either the
+// database is what a coordinator that lost something would have, or the witness
+// has seen what the coordinator never said.
 func (s *storm) doctored(t *testing.T) {
-	for _, test := range []struct{ name, sql, want string }{
-		{"as it is", ``, ``},
-		{"newest certificate lost", `
-			DELETE FROM subtrees WHERE tree_end = (SELECT MAX(tree_end) FROM subtrees);
+	held := s.witness.list().Head().Number
+	newest := slices.Max(slices.Collect(maps.Keys(s.witness.certificates)))
+	for _, test := range []struct {
+		name string
+		sql  string
+		lie  func(*witness)
+		want string
+	}{
+		{name: "as it is"},
+		{name: "newest certificate lost", sql: fmt.Sprintf(`
+			DELETE FROM subtrees WHERE tree_end > %d;
 			DELETE FROM entries WHERE idx >= (SELECT MAX(tree_end) FROM subtrees);
-			DELETE FROM checkpoints;`, "no certificate has the serial number"},
-		{"hole in the log", `DELETE FROM entries WHERE idx = 1`, "has a gap"},
-		{"signature lost", `DELETE FROM subtrees WHERE tree_start = 0 AND tree_end = 1`, "does not verify"},
-		{"another certificate", `
-			UPDATE entries SET spki = (SELECT spki FROM entries AS other WHERE other.spki <> entries.spki LIMIT 1) WHERE idx = 0`, "does not verify"},
-		{"revocation forgotten", `
-			UPDATE entries SET revoked = NULL;
-			DELETE FROM crls WHERE number < (SELECT MAX(number) FROM crls);
-			DELETE FROM crls;`, "CRL is older than the one held"},
-		{"newest lists lost", `DELETE FROM crls WHERE number > (SELECT MAX(number) FROM crls) - 8`, "CRL is older than the one held"},
-		{"newest list made twice", `DELETE FROM crls WHERE number = (SELECT MAX(number) FROM crls)`, "two CRLs of one number differ"},
+			DELETE FROM checkpoints;`, newest), want: "no certificate has the serial number"},
+		{name: "hole in the log", sql: `DELETE FROM entries WHERE idx = 1`, want: "has a gap"},
+		{name: "signature lost", sql: `DELETE FROM subtrees WHERE batch_start = 0`, want: "does not verify"},
+		{name: "key of another", sql: `
+			UPDATE entries SET spki = (SELECT spki FROM entries AS other WHERE other.spki <> entries.spki LIMIT 1) WHERE idx = 0`, want: "does not verify"},
+		{name: "certificate changed", lie: func(w *witness) {
+			der := bytes.Clone(w.certificates[0].Raw())
+			der[len(der)-1] ^= 1
+			w.certificates[0], _ = chancery.ParseCertificate(der)
+		}, want: "certificate 1:0 is not the one that edge-"},
+		{name: "all revocations forgotten", sql: `UPDATE entries SET revoked = NULL; DELETE FROM crls;`, want: "CRL is older than the one held"},
+		{name: "one revocation forgotten", lie: func(w *witness) {
+			for index, nc := range w.certificates {
+				if !w.asked.cover(nc) {
+					w.asked.indexes[index], w.acknowledged.indexes[index] = true, true
+					return
+				}
+			}
+		}, want: "has forgotten the revocation"},
+		{name: "revocation out of nowhere", lie: func(w *witness) {
+			clear(w.asked.indexes)
+			clear(w.acknowledged.indexes)
+		}, want: "for which nobody asked"},
+		{name: "newest lists lost", sql: fmt.Sprintf(`DELETE FROM crls WHERE number > %d - 8`, held), want: "CRL is older than the one held"},
+		{name: "newest list made twice", sql: fmt.Sprintf(`DELETE FROM crls WHERE number >= %d`, held), want: "two CRLs of one number differ"},
+		{name: "list seen that never was", lie: func(w *witness) {
+			for n := range uint64(100) {
+				w.heads[held+n] = [32]byte{1}
+			}
+		}, want: "has two heads"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := &coordinator{dir: filepath.Join(t.TempDir(), "data")}
@@ -355,12 +396,16 @@ func (s *storm) doctored(t *testing.T) {
 				_, err := db.Exec(test.sql)
 				return err
 			})
+			w := s.witness.clone()
+			if test.lie != nil {
+				test.lie(w)
+			}
 			err = c.start()
 			if err == nil {
 				err = c.ready()
 			}
 			if err == nil {
-				_, err = s.witness.clone().audit(c, 0)
+				_, err = w.audit(c, 0)
 			}
 			if test.want == "" && err != nil {
 				t.Fatal(err)

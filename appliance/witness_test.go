@@ -130,49 +130,64 @@ func (w *witness) crl(held *chancery.CRL, due promises, b []byte) *chancery.CRL 
 }
 
 // audit holds a running coordinator that nobody talks to against all that was
-// seen. since is how much of the log the last audit has covered.
+// seen. since is how much of the log the last audit has covered; it returns
+// how much this one has.
 func (w *witness) audit(c *coordinator, since uint64) (size uint64, err error) {
-	// Serials without a gap, every entry certified by CA:SK, N:S in each.
-	out, err := c.chancery("log", "verify", "-o", "json")
-	if err != nil {
-		return 0, err
-	}
-	var log logResult
-	if err := json.Unmarshal(out, &log); err != nil {
-		return 0, err
-	}
-	if log.Waiting != 0 {
-		w.fault("%d entries of the log have no signature", log.Waiting)
-	}
-	// Every certificate that a node has is there, with the same bytes.
+	size = w.auditLog(c)
 	w.mu.Lock()
 	given := maps.Clone(w.certificates)
 	w.mu.Unlock()
 	for index, nc := range given {
-		if index < since {
-			continue
-		}
-		var kept api.CertificateInfo
-		if err := ask(c.dir, "GET", "/v1/certificates/"+nc.Serial.String(), nil, &kept); err != nil {
-			w.fault("certificate %s of %s: %w", nc.Serial, nc.Name, err)
-		} else if !bytes.Equal(kept.DER, nc.Raw()) {
-			w.fault("certificate %s is not the one that %s was given", nc.Serial, nc.Name)
+		if index >= since {
+			w.auditCertificate(c, nc)
 		}
 	}
 	// Every revocation that was acknowledged is in the list that is served
 	// after the start, and in the one that follows.
-	for range 2 {
-		due, held := w.promised(), w.list()
-		var b []byte
-		if err := ask(c.dir, "GET", "/v1/crl", nil, &b); err != nil {
-			return 0, err
-		}
-		w.crl(held, due, b)
-		if err := ask(c.dir, "POST", "/v1/crl", nil, nil); err != nil {
-			return 0, err
-		}
+	err = errors.Join(w.serves(c), ask(c.dir, "POST", "/v1/crl", nil, nil), w.serves(c))
+	if err != nil {
+		w.fault("CRL: %w", err)
 	}
+
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return log.Size, errors.Join(w.faults...)
+	return size, errors.Join(w.faults...)
+}
+
+// auditLog: serials without a gap, every entry certified by CA:SK, a good N:S
+// in each.
+func (w *witness) auditLog(c *coordinator) (size uint64) {
+	var log logResult
+	out, err := c.chancery("log", "verify", "-o", "json")
+	if err == nil {
+		err = json.Unmarshal(out, &log)
+	}
+	if err != nil {
+		w.fault("log: %w", err)
+	}
+	if log.Waiting != 0 {
+		w.fault("%d entries of the log have no signature", log.Waiting)
+	}
+	return log.Size
+}
+
+// auditCertificate: what a node was given is there, with the same bytes.
+func (w *witness) auditCertificate(c *coordinator, nc *chancery.Certificate) {
+	var kept api.CertificateInfo
+	if err := ask(c.dir, "GET", "/v1/certificates/"+nc.Serial.String(), nil, &kept); err != nil {
+		w.fault("certificate %s of %s: %w", nc.Serial, nc.Name, err)
+	} else if !bytes.Equal(kept.DER, nc.Raw()) {
+		w.fault("certificate %s is not the one that %s was given", nc.Serial, nc.Name)
+	}
+}
+
+// serves looks at the list that the coordinator serves at this moment.
+func (w *witness) serves(c *coordinator) error {
+	due, held := w.promised(), w.list()
+	var b []byte
+	if err := ask(c.dir, "GET", "/v1/crl", nil, &b); err != nil {
+		return err
+	}
+	w.crl(held, due, b)
+	return nil
 }

@@ -261,6 +261,14 @@ func (w wire) attest(file *tpm.KeyFile, attest []byte) chancery.Attestation {
 	return chancery.Attestation{Attest: bytes.Clone(attest), Signature: tpm2.Marshal(signed.Signature)}
 }
 
+// publish makes the next list.
+func (w *world) publish() {
+	w.t.Helper()
+	if err := w.Ledger.PublishCRL(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // verify judges a certificate as a peer that holds the coordinator's current
 // list.
 func (w *world) verify(nc *chancery.Certificate) error {
