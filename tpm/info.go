@@ -20,7 +20,8 @@ type Info struct {
 
 // String returns manufacturer, vendor string and firmware version for people.
 func (i Info) String() string {
-	s := fmt.Sprintf("%s %s, firmware %d.%d.%d.%d", i.Manufacturer, i.Vendor,
+	vendor := strings.Join(strings.Fields(i.Vendor), " ") // it comes in four padded pieces
+	s := fmt.Sprintf("%s %s, firmware %d.%d.%d.%d", i.Manufacturer, vendor,
 		i.Firmware>>48, i.Firmware>>32&0xffff, i.Firmware>>16&0xffff, i.Firmware&0xffff)
 	if i.Simulator {
 		s += " (in software)"
