@@ -16,13 +16,15 @@ import (
 // A coordinator is a process on a data directory that can be killed and
 // started again.
 type coordinator struct {
-	dir     string // data directory
+	dir     string   // data directory
+	env     []string // beyond the test's
 	process *child.Child
 }
 
 // chancery runs a command on the data directory to its end.
 func (c *coordinator) chancery(args ...string) (stdout []byte, err error) {
 	cmd := exec.Command("chancery", append([]string{"--data", c.dir}, args...)...)
+	cmd.Env = append(os.Environ(), c.env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err = cmd.Output()
@@ -59,6 +61,7 @@ func (c *coordinator) start() error {
 	}
 	defer log.Close() // the process has its own
 	cmd := exec.Command("chancery", "--data", c.dir, "serve")
+	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	c.process, err = child.Start(cmd)
 	return err

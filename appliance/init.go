@@ -197,7 +197,12 @@ func (a *app) ceremony(ctx context.Context, f *initFlags, config *Config) (*init
 	defer token.Close()
 	keys := map[string]*hsm.Key{}
 	for _, label := range []string{labelCA, labelNextCA, labelApproval, labelX509} {
-		if keys[label], err = token.Key(label); err != nil {
+		keys[label], err = token.Key(label)
+		if is[*hsm.KeyNotFoundError](err) { // Generate found it, so half of it is there
+			return nil, &cli.Error{Code: cli.ExitNoToken, Err: err, Tip: "an earlier init was interrupted while the token made it; delete the half that is there and repeat: " +
+				"pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type pubkey --label " + label}
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

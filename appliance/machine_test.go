@@ -79,7 +79,11 @@ func (m *machine) enrol(w *witness, token *chancery.Token) error {
 	} else {
 		a := &join.Applicant{Chip: m.chip, File: m.file, Key: m.key, Pointer: w.pointer, Name: m.name, Device: m.process.Device(),
 			PCRs: tpm.DefaultPCRs, Token: token, Now: time.Now, Step: func(string, string) {}}
-		_, verdict, err = a.Apply(ctx, conn, conn.Enroll, func(i *state.Intake) error { m.pending = i; return nil })
+		_, verdict, err = a.Apply(ctx, conn, conn.Enroll, func(i *state.Intake) error {
+			m.pending = i
+			w.tell(submitting)
+			return nil
+		})
 	}
 	if err != nil {
 		return err

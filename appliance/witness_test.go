@@ -18,6 +18,8 @@ import (
 // holds what it says later against it.
 type witness struct {
 	pointer *chancery.Pointer
+	// saw is told of each event as it happens. Optional.
+	saw func(event)
 
 	mu           sync.Mutex
 	certificates map[uint64]*chancery.Certificate // those that a node has in hand, by index
@@ -26,6 +28,22 @@ type witness struct {
 	heads        map[uint64][32]byte              // hashes of CRL heads, by number
 	current      *chancery.CRL                    // the newest list that was seen
 	faults       []error
+}
+
+// An event is something that happens between a coordinator and the others.
+type event string
+
+const (
+	submitting   event = "N:S is about to be sent"
+	certified    event = "N:C has come"
+	asking       event = "a revocation is about to be asked for"
+	acknowledged event = "a revocation has been acknowledged"
+)
+
+func (w *witness) tell(e event) {
+	if w.saw != nil {
+		w.saw(e)
+	}
 }
 
 // promises are revocations: of certificates by index, and of nodes.
@@ -77,8 +95,39 @@ func (w *witness) certificate(ns *chancery.NS, der []byte) error {
 		w.certificates[nc.Serial.Index()] = nc
 	}
 	w.mu.Unlock()
+	w.tell(certified)
 	if other != nil && !bytes.Equal(other.Raw(), nc.Raw()) {
 		w.fault("serial %s was given to %s and to %s", nc.Serial, other.Name, nc.Name)
+	}
+	return nil
+}
+
+// revoke has the coordinator revoke what is at a path of its API, and notes
+// what was asked for and what was confirmed.
+func (w *witness) revoke(c *coordinator, path string, note func(promises)) error {
+	w.mu.Lock()
+	note(w.asked)
+	w.mu.Unlock()
+	w.tell(asking)
+	if err := ask(c.dir, "POST", path+"/revoke", api.RevokeInput{Reason: "storm"}, nil); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	note(w.acknowledged)
+	w.mu.Unlock()
+	w.tell(acknowledged)
+	return w.serves(c) // a list that says so, from now on
+}
+
+// revocable returns a certificate that nobody has asked to revoke, out of
+// every third.
+func (w *witness) revocable() *chancery.Certificate {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for index, nc := range w.certificates {
+		if index%3 == 0 && !w.asked.cover(nc) {
+			return nc
+		}
 	}
 	return nil
 }

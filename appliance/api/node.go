@@ -123,6 +123,8 @@ func NewNode(n *Node) http.Handler {
 		if err != nil {
 			return nil, err
 		}
+		ctx, cancel := context.WithTimeout(ctx, signTime)
+		defer cancel()
 		v, err := n.Authority.Verdict(ctx, id)
 		if err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package authority_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"testing"
 	"time"
 
@@ -212,6 +213,37 @@ func TestLyingSeal(t *testing.T) {
 		w.wantRefused(test.what, answer, n.Submission(answer), "evidence-sealing")
 	}
 	w.Check()
+}
+
+// The epoch of a seal is the one that is attested at the enrolment: neither one
+// that is past, nor, of a node that is enrolled by whatever mistake, one that
+// is still to come.
+func TestEpochOfSeal(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("edge-1", true)
+	n.RaiseEpoch()
+	answer := w.connect(n)
+	w.wantRefused("a key from before the epoch was raised", answer, n.Submission(answer), "evidence-sealing")
+
+	w.chip.Close()
+	chip := dial(t, w.process)
+	ahead := *n.File.Seal
+	ahead.Epoch += 1000
+	file := chip.create(n.File, ahead)
+	chip.Close()
+	n.Chip = w.process.Open(t)
+	n.Use(file)
+	err := w.Store.Update(t.Context(), func(tx *store.Tx) error {
+		return errors.Join(
+			tx.PutNode(&store.Node{ID: n.ID(), Name: "edge-1", NodeKey: []byte{}, AKPublic: []byte{}, EKDigest: sha256.Sum256(n.EK.SPKI), Enrolled: w.Clock.Now()}),
+			tx.AppendEntry(w.Ledger.Log(), &store.Entry{Entry: []byte{}, SPKI: []byte{}, NodeID: n.ID(), NotAfter: w.Clock.Now().Add(time.Hour)}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Token = nil
+	answer = w.connect(n)
+	w.wantRefused("a key that waits for an epoch", answer, n.Submission(answer), "evidence-sealing")
 }
 
 // Two keys of one chip, and two chips with one name, compete: the first to be

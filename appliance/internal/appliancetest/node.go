@@ -176,6 +176,25 @@ func (n *Node) Quote(pcrs []int, qualifying [32]byte) *chancery.Quote {
 	return q
 }
 
+// RaiseEpoch has the approval key approve the next epoch, for N:SK in the
+// present state of the chip, and raises the chip's counter to it.
+func (n *Node) RaiseEpoch() {
+	n.t.Helper()
+	sign := func(s chancery.Statement) chancery.Signature {
+		return get(n.t, func() (chancery.Signature, error) { return n.c.Approval.Sign(n.t.Context(), n.fleet, s) })
+	}
+	key, epoch := n.c.Approval.PublicKey(), n.File.Seal.Epoch
+	values := get(n.t, func() (tpm.PCRValues, error) { return n.Chip.PCRValues(n.File.Seal.PCRs) })
+	approval := get(n.t, func() (chancery.PolicyApproval, error) { return n.File.Seal.Approve(epoch+1, values) })
+	if err := n.File.AddApproval(epoch+1, values, sign(approval)); err != nil {
+		n.t.Fatal(err)
+	}
+	n.Use(n.File)
+	if _, err := n.Chip.ApplyEpoch(key, epoch, sign(tpm.Increment(key, n.AK.Name, epoch))); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // Identity returns what the node presents under N:C: a new session key,
 // certified for an hour.
 func (n *Node) Identity(nc *chancery.Certificate) *chancery.Identity {
