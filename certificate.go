@@ -102,10 +102,10 @@ type Certificate struct {
 // says something that Chancery never writes.
 var ErrNotNC = errors.New("not a Chancery node certificate")
 
-const (
-	maxDNSNames = 8
-	maxRoles    = 32
-)
+const maxDNSNames = 8
+
+// MaxRoles is how many roles a certificate may grant.
+const MaxRoles = 32
 
 // Fields returns the log entry of the subject under a CA. It checks what a
 // certificate must never say.
@@ -133,8 +133,8 @@ func (s *Subject) check() error {
 	if !s.NotAfter.After(s.NotBefore) {
 		return fmt.Errorf("N:C: notAfter %s must be after notBefore %s", s.NotAfter, s.NotBefore)
 	}
-	if len(s.DNSNames) > maxDNSNames || len(s.Roles) > maxRoles {
-		return fmt.Errorf("N:C: %d DNS names and %d roles, at most %d and %d", len(s.DNSNames), len(s.Roles), maxDNSNames, maxRoles)
+	if len(s.DNSNames) > maxDNSNames || len(s.Roles) > MaxRoles {
+		return fmt.Errorf("N:C: %d DNS names and %d roles, at most %d and %d", len(s.DNSNames), len(s.Roles), maxDNSNames, MaxRoles)
 	}
 	for _, n := range s.DNSNames {
 		if len(n) > 253 || n == "" || !validTrustDomain(n) {
@@ -381,7 +381,7 @@ func (c *Certificate) parseNS(v cryptobyte.String) bool {
 
 func (c *Certificate) parseRoles(v cryptobyte.String) bool {
 	d := inner(v)
-	d.list(maxRoles, func(d *decoder) { c.Roles = append(c.Roles, string(d.vec8())) })
+	d.list(MaxRoles, func(d *decoder) { c.Roles = append(c.Roles, string(d.vec8())) })
 	return d.done("roles") == nil
 }
 

@@ -76,7 +76,7 @@ func TestSubjectIsChecked(t *testing.T) {
 		"empty DNS name":        func(s *Subject) { s.DNSNames = []string{""} },
 		"wildcard DNS name":     func(s *Subject) { s.DNSNames = []string{"*.example"} },
 		"too many DNS names":    func(s *Subject) { s.DNSNames = many[:maxDNSNames+1] },
-		"too many roles":        func(s *Subject) { s.Roles = many[:maxRoles+1] },
+		"too many roles":        func(s *Subject) { s.Roles = many[:MaxRoles+1] },
 		"roles out of order":    func(s *Subject) { s.Roles = []string{"b", "a"} },
 		"role twice":            func(s *Subject) { s.Roles = []string{"a", "a"} },
 		"empty role":            func(s *Subject) { s.Roles = []string{""} },
@@ -91,7 +91,7 @@ func TestSubjectIsChecked(t *testing.T) {
 		}
 	}
 	longest := w.subject("edge-1", func(s *Subject) {
-		s.Roles, s.DNSNames = many[:maxRoles], many[:maxDNSNames]
+		s.Roles, s.DNSNames = many[:MaxRoles], many[:maxDNSNames]
 		s.Name = strings.Repeat("n", 63)
 		s.NS.Signature = nodeKey("edge-1").must(w.fleet(), s.ns(w.fleet()))
 	})

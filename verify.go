@@ -93,8 +93,8 @@ type Peer struct {
 type Verifier struct {
 	fleet FleetID
 
-	// mu guards trust and subtrees; it is never held while a signature is
-	// verified.
+	// mu guards the fields below. Peers are judged without it; a newer pointer
+	// record is, under it.
 	mu        sync.RWMutex
 	trust     Trust
 	suspended error

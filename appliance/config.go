@@ -11,6 +11,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/internal/cli"
 )
 
@@ -123,6 +124,8 @@ func (c *Config) check() error {
 		return cli.Usage("token = \"pkcs11:token=...?module-path=...&pin-source=...\"", "the configuration names no token")
 	case c.Heartbeat <= 0 || 2*c.Heartbeat > c.CRLLife:
 		return cli.Usage("", "heartbeat %s must be longer than 0 and at most half of crl_life %s", time.Duration(c.Heartbeat), time.Duration(c.CRLLife))
+	case c.DNSSuffix != "" && chancery.ValidateName(c.DNSSuffix) != nil:
+		return cli.Usage("as in nodes.example", "dns_suffix: %v", chancery.ValidateName(c.DNSSuffix))
 	case c.EnrollRate < 0:
 		return cli.Usage("0 is no limit", "enroll_rate %v must not be below 0", c.EnrollRate)
 	case c.MinAssurance < 0 || c.MinAssurance > 3:

@@ -206,6 +206,9 @@ func (a *app) ceremony(ctx context.Context, f *initFlags, config *Config) (*init
 			return nil, err
 		}
 	}
+	if suite := keys[labelApproval].PublicKey().Suite(); suite != chancery.P256 {
+		return nil, cli.Usage("TPMs verify approvals, and are asked for P-256 only", "the key %s has suite %s, want %s", labelApproval, suite, chancery.P256)
+	}
 	pair, pin, err := makeTLSKey(f.url)
 	if err != nil {
 		return nil, err

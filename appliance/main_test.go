@@ -28,6 +28,9 @@ type suite struct{ *testing.M }
 
 // Run removes what the tests have built together.
 func (s suite) Run() int {
+	// With -race chancery is instrumented too: it ends at a race, and not a
+	// second late otherwise.
+	os.Setenv("GORACE", "halt_on_error=1 atexit_sleep_ms=0")
 	defer func() { os.RemoveAll(builtIn) }()
 	return s.M.Run()
 }

@@ -72,6 +72,7 @@ func TestScripts(t *testing.T) {
 			address, err := freeAddress()
 			env.Setenv("ADDR", address)
 			env.Setenv("URL", "https://"+address)
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Setenv("MTC", generator)
 			env.Setenv("SOFTHSM", module)
 			env.Setenv("SPY", spies[0])

@@ -97,8 +97,17 @@ func (a *app) serve(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serveNodes(ctx, &config, node, logger) })
 	g.Go(func() error { return a.serveOperators(ctx, admin, logger) })
-	g.Go(func() error { return heartbeat(ctx, l, time.Duration(config.Heartbeat), logger) })
+	g.Go(func() error { return heartbeat(ctx, l, auth, time.Duration(config.Heartbeat), logger) })
 	g.Go(func() error { return follow(ctx, l, verifier, logger) })
+	g.Go(func() error {
+		select {
+		case err := <-l.Dead():
+			// One login a start: the service manager starts anew, with pauses.
+			return cli.WithCode(cli.ExitNoToken, fmt.Errorf("the token is gone: %w", err))
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	logger.Info("serving", "nodes", config.Listen, "operators", a.data.socket(), "pin", pointer.FleetID().Pin(), "log_size", l.Size(), "crl", l.CRL().Head().Number)
 	daemon.SdNotify(false, daemon.SdNotifyReady) // of no interest to anybody but systemd
 	return g.Wait()
@@ -170,6 +179,7 @@ func (a *app) serveNodes(ctx context.Context, config *Config, node *api.Node, lo
 		TLSConfig:         node.TLSConfig(pair),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      90 * time.Second, // above the longest poll
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
@@ -195,12 +205,13 @@ func (a *app) serveOperators(ctx context.Context, admin *api.Admin, logger *slog
 	return serveUntil(ctx, s, func() error { return s.Serve(listener) })
 }
 
-// heartbeat keeps the CRL fresh and the log's checkpoint current.
-func heartbeat(ctx context.Context, l *ledger.Ledger, every time.Duration, logger *slog.Logger) error {
+// heartbeat keeps the CRL fresh and the log's checkpoint current, and closes
+// what nobody came back for.
+func heartbeat(ctx context.Context, l *ledger.Ledger, auth *authority.Authority, every time.Duration, logger *slog.Logger) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		if err := errors.Join(l.PublishCRL(ctx), l.Checkpoint(ctx)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(l.PublishCRL(ctx), l.Checkpoint(ctx), auth.Sweep(ctx)); err != nil && ctx.Err() == nil {
 			logger.Error("heartbeat failed", "error", err)
 		}
 		select {

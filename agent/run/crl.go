@@ -103,14 +103,16 @@ func (a *agent) takeCRL(list []byte) error {
 	if err != nil {
 		return err
 	}
+	// First what it says, then the disk: one that is full must not keep the
+	// sessions of revoked peers open.
+	if cut := a.mesh.Recheck(); cut > 0 {
+		a.Logger.Info("sessions cut", "count", cut, "crl", crl.Head().Number)
+	}
 	if before == nil || crl.Head().Number > before.Head().Number {
 		if err := a.dir.SaveCRL(crl); err != nil {
 			return err
 		}
 		a.Logger.Debug("CRL", "number", crl.Head().Number, "revoked", crl.Revoked())
-	}
-	if cut := a.mesh.Recheck(); cut > 0 {
-		a.Logger.Info("sessions cut", "count", cut, "crl", crl.Head().Number)
 	}
 	return nil
 }

@@ -53,10 +53,29 @@ func (c *connection) form(context.Context) error {
 	if len(c.req.Nonce) != 32 {
 		return refuse(400, "malformed", "", "nonce has %d bytes, want 32", len(c.req.Nonce))
 	}
+	for _, s := range []string{c.req.Chip.Manufacturer, c.req.Chip.Model, c.req.Chip.Firmware} {
+		if !printable(s) {
+			return refuse(400, "malformed", "", "the chip's description is not up to %d printable ASCII characters", maxText)
+		}
+	}
 	if err := chancery.ValidateName(c.req.Name); err != nil {
 		return refuse(400, "bad-name", "choose another name with --name", "%v", err)
 	}
 	return nil
+}
+
+// maxText bounds what a node says in words.
+const maxText = 255
+
+// printable tells whether a text from a node may be shown on an operator's
+// terminal.
+func printable(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return len(s) <= maxText
 }
 
 // keys parses the public keys: a hash, a point off the curve, a compressed
@@ -184,7 +203,7 @@ func (c *connection) known(ctx context.Context) error {
 			}
 		}
 		if c.a.Now().After(last.Add(c.a.ReattestWindow)) {
-			return refuse(403, "away-too-long", "revoke it and enrol it anew: chancery node revoke "+node.Name, "the last certificate of %s expired %s, more than %s ago", node.Name, last.Format(time.RFC3339), c.a.ReattestWindow)
+			return refuse(403, "away-too-long", "enrol it with a token: chancery token create --name "+node.Name, "the last certificate of %s expired %s, more than %s ago", node.Name, last.Format(time.RFC3339), c.a.ReattestWindow)
 		}
 		c.facts.Roles = node.Roles
 		return nil
@@ -272,7 +291,14 @@ func (c *connection) free(ctx context.Context) error {
 }
 
 func checkFree(tx *store.Tx, name string, id chancery.NodeID, ek [32]byte) error {
-	node, err := tx.NodeByName(name)
+	node, err := tx.Node(id)
+	if err == nil && node.State == store.NodeActive && node.Name != name {
+		return refuse(409, "other-name", "join under that name", "this key is enrolled as %s already", node.Name)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	node, err = tx.NodeByName(name)
 	if err == nil && node.State == store.NodeActive && node.ID != id {
 		return refuse(409, "name-taken", "choose another name, or revoke that node first: chancery node revoke "+name, "the name %s belongs to another node", name)
 	}
@@ -281,7 +307,7 @@ func checkFree(tx *store.Tx, name string, id chancery.NodeID, ek [32]byte) error
 	}
 	node, err = tx.LiveChip(ek)
 	if err == nil && node.ID != id {
-		return refuse(409, "chip-enrolled", "revoke it first if its key is lost: chancery node revoke "+node.Name, "this chip is enrolled as %s already", node.Name)
+		return refuse(409, "chip-enrolled", "a chip has one live node, and revoking that one bars the chip for good; bring its key file back, or enrol another chip", "this chip is enrolled as %s already", node.Name)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err

@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"errors"
+	"net"
 	"path"
 	"slices"
 	"time"
@@ -31,6 +32,9 @@ func (a *Authority) CreateToken(ctx context.Context, r TokenRequest) (chancery.T
 		return chancery.Token{}, time.Time{}, refuse(400, "bad-token", "", "a token with %d uses and a life of %s is good for nothing", r.Uses, r.Life)
 	}
 	roles := slices.Compact(slices.Sorted(slices.Values(r.Roles)))
+	if len(roles) > chancery.MaxRoles {
+		return chancery.Token{}, time.Time{}, refuse(400, "bad-role", "", "%d roles, at most %d", len(roles), chancery.MaxRoles)
+	}
 	for _, role := range roles {
 		if err := chancery.ValidateName(role); err != nil {
 			return chancery.Token{}, time.Time{}, refuse(400, "bad-role", "", "role: %v", err)
@@ -57,15 +61,33 @@ func (a *Authority) Approve(ctx context.Context, name string) (*chancery.Verdict
 	return a.Verdict(ctx, in.ID)
 }
 
-// Refuse turns down what a node of the name waits for.
+// Refuse turns down all that wait under the name.
 func (a *Authority) Refuse(ctx context.Context, name, reason string) error {
-	in, err := a.pending(ctx, name)
-	if err != nil {
-		return err
-	}
 	return a.Store.Update(ctx, func(tx *store.Tx) error {
-		return notFound(tx.MoveIntake(in.ID, store.IntakePending, store.IntakeRefused, reason), "%s does not wait for approval any more", name)
+		list, err := tx.Intakes(store.IntakePending)
+		if err != nil {
+			return err
+		}
+		refused := 0
+		for _, in := range list {
+			if in.Name != name {
+				continue
+			}
+			if err := tx.MoveIntake(in.ID, store.IntakePending, store.IntakeRefused, reason); err != nil {
+				return err
+			}
+			refused++
+		}
+		if refused == 0 {
+			return refuse(404, "not-found", "see: chancery node list", "no node %s waits for approval", name)
+		}
+		return nil
 	})
+}
+
+// Sweep closes intakes whose CA:N:S has expired.
+func (a *Authority) Sweep(ctx context.Context) error {
+	return a.Store.Update(ctx, func(tx *store.Tx) error { return tx.ExpireIntakes(a.Now()) })
 }
 
 func (a *Authority) pending(ctx context.Context, name string) (*store.Intake, error) {
@@ -133,8 +155,8 @@ func (a *Authority) RevokeCertificate(ctx context.Context, serial merkle.Serial,
 
 // SetAddress notes where a node listens: a hint for whoever wants to dial it.
 func (a *Authority) SetAddress(ctx context.Context, peer *chancery.Peer, address string) error {
-	if len(address) == 0 || len(address) > 255 {
-		return refuse(400, "malformed", "", "an address has 1 to 255 characters")
+	if _, _, err := net.SplitHostPort(address); err != nil || !printable(address) {
+		return refuse(400, "malformed", "", "an address is HOST:PORT in at most %d printable ASCII characters", maxText)
 	}
 	return a.Store.Update(ctx, func(tx *store.Tx) error {
 		return notFound(tx.SetAddress(peer.NodeID, address, a.Now()), "node is not enrolled")

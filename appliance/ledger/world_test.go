@@ -101,7 +101,6 @@ type request struct {
 	refusal  error // what Prepare says
 	failure  error // what Appended says
 	appended int
-	serial   merkle.Serial
 }
 
 func (r *request) Prepare(_ *store.Tx, notBefore time.Time) (*chancery.Subject, error) {
@@ -115,8 +114,7 @@ func (r *request) Prepare(_ *store.Tx, notBefore time.Time) (*chancery.Subject, 
 
 func (r *request) Appended(tx *store.Tx, ca string, serial merkle.Serial) error {
 	r.appended++
-	r.serial = serial
-	return errors.Join(r.failure, tx.SetSetting(fmt.Sprint(r.subject.Name), []byte(ca)))
+	return errors.Join(r.failure, tx.SetSetting(r.subject.Name, []byte(ca+"/"+serial.String())))
 }
 
 // newRequest returns the request of a new node, whose N:S is good.
@@ -135,8 +133,8 @@ func (w *world) newRequest() *request {
 	}}
 }
 
-// issue issues so many certificates as one batch: they queue while CA:SK is
-// held by the first, which is a batch of its own.
+// issue asks for so many certificates at the same time. They are one batch if
+// all of them wait while CA:SK is held.
 func (w *world) issue(n int) []*chancery.Certificate {
 	w.t.Helper()
 	certificates := make([]*chancery.Certificate, n)
