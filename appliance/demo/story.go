@@ -225,12 +225,16 @@ func quoted(line, attr string) string {
 func (w *world) revocation(ctx context.Context) error {
 	edge1, edge2 := w.nodes["edge-1"], w.nodes["edge-2"]
 	cmd := exec.CommandContext(ctx, w.Agent, "ping", edge2.name, "--addr", edge2.listen, "--keep", "--interval", "50ms", "--state", edge1.state, "-o", "json")
-	out, err := cmd.StdoutPipe()
+	// Not cmd.StdoutPipe: that one is closed when the program ends, read or not.
+	out, in, err := os.Pipe()
 	if err != nil {
 		return err
 	}
+	defer out.Close()
+	cmd.Stdout = in
 	start := time.Now()
 	live, err := child.Start(cmd)
+	in.Close() // the program has its own
 	if err != nil {
 		return err
 	}
