@@ -1,13 +1,16 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/api"
@@ -301,51 +304,64 @@ func TestRate(t *testing.T) {
 }
 
 // More enrolments than the coordinator takes at a time are asked to come again,
-// and those that do nothing but hold a place do not keep the rest out for
-// longer than they hold it.
+// and nothing else is. Those that are under way end well.
 func TestInFlight(t *testing.T) {
 	const most = 512
 	w := newWorld(t)
-	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: chancery.PinnedConfig(w.endpoint, nil)}}
-	defer client.CloseIdleConnections()
-	var all sync.WaitGroup
-	release := make(chan struct{})
-	for range most {
-		body, end := io.Pipe()
-		all.Go(func() {
-			<-release
-			end.Close()
-		})
-		all.Go(func() {
-			resp, err := client.Post(w.endpoint.URL+"/v1/enroll", "application/json", body)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp.Body.Close()
-			if resp.StatusCode != http.StatusBadRequest { // an empty body
-				t.Errorf("one of those that fit: %d", resp.StatusCode)
-			}
-		})
-	}
-	c := w.dial(nil)
-	for {
-		r := c.call("POST", "/v1/reseal", chancery.ResealRequest{NodeID: "00"})
-		if r.status == http.StatusServiceUnavailable {
-			r.wantProblem(t, "one too many", http.StatusServiceUnavailable, "invalid")
-			if r.header.Get("Retry-After") == "" {
-				t.Error("no Retry-After")
-			}
-			break
+	plain := w.plain()
+	holders := make([]net.Conn, most)
+	for i := range holders {
+		var err error
+		if holders[i], err = net.Dial("tcp", plain); err != nil {
+			t.Fatal(err)
 		}
-		r.wantProblem(t, "while there is room", http.StatusBadRequest, "malformed")
+		defer holders[i].Close()
+		// A request whose body is yet to come.
+		if _, err := io.WriteString(holders[i], "POST /v1/reseal HTTP/1.1\r\nHost: c\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &conn{t: t, base: "http://" + plain}
+	defer c.client.CloseIdleConnections()
+	ask := func() *reply { return c.call("POST", "/v1/reseal", chancery.ResealRequest{NodeID: "00"}) }
+	full := ask()
+	for deadline := time.Now().Add(time.Minute); full.status == http.StatusBadRequest && time.Now().Before(deadline); full = ask() {
+		full.wantProblem(t, "while there is room", http.StatusBadRequest, "malformed")
+	}
+	full.wantProblem(t, "one too many", http.StatusServiceUnavailable, "invalid")
+	if full.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
 	}
 	if r := c.call("GET", "/v1/crl", nil); r.status != http.StatusOK {
 		t.Errorf("the list is kept out as well: %d", r.status)
 	}
-	close(release)
-	all.Wait()
-	c.call("POST", "/v1/reseal", chancery.ResealRequest{NodeID: "00"}).wantProblem(t, "when there is room again", http.StatusBadRequest, "malformed")
+	for _, h := range holders {
+		if _, err := io.WriteString(h, `{"node_id":"00"}`); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(h), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("one of those that fit: %d", resp.StatusCode)
+		}
+	}
+	ask().wantProblem(t, "when there is room again", http.StatusBadRequest, "malformed")
+}
+
+// Without TLS there is no connection to bind an enrolment to.
+func TestWithoutTLS(t *testing.T) {
+	w := newWorld(t)
+	n := w.chipNode("edge-1", false)
+	c := &conn{t: t, base: "http://" + w.plain()}
+	defer c.client.CloseIdleConnections()
+	w.WantSpent(0, func() {
+		for _, path := range []string{"/v1/enroll", "/v1/renew"} {
+			c.call("POST", path, n.Connection([32]byte{})).wantProblem(t, path, http.StatusBadRequest, "no-tls")
+		}
+	})
 }
 
 // A coordinator in trouble says so, and no more.

@@ -78,6 +78,17 @@ func newWorld(t *testing.T, edit ...func(*api.Node)) *world {
 	return w
 }
 
+// plain serves nodes without TLS as well, for what happens before TLS matters.
+func (w *world) plain() (address string) {
+	w.t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.serve(&http.Server{Handler: api.NewNode(w.node)}, func(s *http.Server) error { return s.Serve(listener) })
+	return listener.Addr().String()
+}
+
 func (w *world) serve(s *http.Server, serve func(*http.Server) error) {
 	s.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	done := make(chan error)
