@@ -148,8 +148,26 @@ func TestIntakeExpires(t *testing.T) {
 	w.Clock.Advance(chancery.MaxCANSLife + time.Second)
 	w.wantRefused("after CA:N:S has expired", answer, sub, "intake-expired")
 	w.Clock.Advance(-time.Second)
+	if err := w.Authority.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	w.issued(w.submit(answer, sub))
 	w.Check()
+
+	// Those that nobody came back for are closed.
+	n.Token = w.Token("edge-1")
+	answer = w.connect(n)
+	sub = n.Submission(answer)
+	w.Clock.Advance(chancery.MaxCANSLife + time.Second)
+	if err := w.Authority.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.WantSpent(0, func() {
+		if v := w.submit(answer, sub); v.Status != chancery.VerdictRefused || v.Reason == "" || v.NC != nil {
+			t.Errorf("verdict %+v", v)
+		}
+	})
+	w.connect(n) // the token was not used
 }
 
 func TestParseIntakeID(t *testing.T) {
@@ -246,21 +264,24 @@ func TestEpochOfSeal(t *testing.T) {
 	w.wantRefused("a key that waits for an epoch", answer, n.Submission(answer), "evidence-sealing")
 }
 
-// Two keys of one chip, and two chips with one name, compete: the first to be
-// certified wins, the second is told.
+// Two keys of one chip, two chips with one name, and two names of one key
+// compete: the first to be certified wins, the others are told.
 func TestRaces(t *testing.T) {
 	w := newWorld(t)
 	a := w.node("edge-1", false)
 	sameChip := w.node("edge-2", false)
 	sameName := w.other("edge-1")
+	renamed := *a
+	renamed.Name, renamed.Token = "edge-3", w.Token("edge-3")
+	sameKey := &renamed
 	answers := map[*appliancetest.Node]*chancery.Answer{}
 	subs := map[*appliancetest.Node]*chancery.Submission{}
-	for _, n := range []*appliancetest.Node{a, sameChip, sameName} {
+	for _, n := range []*appliancetest.Node{a, sameChip, sameName, sameKey} {
 		answers[n] = w.connect(n)
 		subs[n] = n.Submission(answers[n])
 	}
 	first := w.issued(w.submit(answers[a], subs[a]))
-	for what, n := range map[string]*appliancetest.Node{"the chip": sameChip, "the name": sameName} {
+	for what, n := range map[string]*appliancetest.Node{"the chip": sameChip, "the name": sameName, "the key": sameKey} {
 		w.WantSpent(0, func() {
 			v := w.submit(answers[n], subs[n])
 			again := w.submit(answers[n], subs[n])
@@ -271,6 +292,7 @@ func TestRaces(t *testing.T) {
 	}
 	w.wantShut("the chip is taken", w.Authority, channel, w.again(sameChip), "chip-enrolled")
 	w.wantShut("the name is taken", w.Authority, channel, w.again(sameName), "name-taken")
+	w.wantShut("the key has a name", w.Authority, channel, w.again(sameKey), "other-name")
 	if w.Ledger.Size() != 1 || w.verify(first) != nil {
 		t.Errorf("%d entries, the first: %v", w.Ledger.Size(), w.verify(first))
 	}

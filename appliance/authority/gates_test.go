@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"fmt"
 	"math/big"
 	"strings"
 	"testing"
@@ -77,6 +78,10 @@ func TestGates(t *testing.T) {
 		{"a long nonce", "malformed", func(c *chancery.InitialConnection) { c.Nonce = make([]byte, 33) }},
 		{"no name", "bad-name", func(c *chancery.InitialConnection) { c.Name = "" }},
 		{"a name with a slash", "bad-name", func(c *chancery.InitialConnection) { c.Name = "edge/1" }},
+
+		{"a chip that writes on the operator's terminal", "malformed", func(c *chancery.InitialConnection) { c.Chip.Model = "\x1b[2J" }},
+		{"a chip with a long name", "malformed", func(c *chancery.InitialConnection) { c.Chip.Manufacturer = strings.Repeat("x", 256) }},
+		{"firmware in another script", "malformed", func(c *chancery.InitialConnection) { c.Chip.Firmware = "７" }},
 
 		{"no key", "bad-key", func(c *chancery.InitialConnection) { c.NodeKey = nil }},
 		{"a hash for a key", "bad-key", func(c *chancery.InitialConnection) { c.NodeKey = hash[:] }},
@@ -233,10 +238,19 @@ func TestCreateTokenRefuses(t *testing.T) {
 		{"bad-token", authority.TokenRequest{Names: "*", Uses: 0, Life: time.Hour}},
 		{"bad-token", authority.TokenRequest{Names: "*", Uses: 1}},
 		{"bad-role", authority.TokenRequest{Names: "*", Uses: 1, Life: time.Hour, Roles: []string{"Web"}}},
+		{"bad-role", authority.TokenRequest{Names: "*", Uses: 1, Life: time.Hour, Roles: numbered(chancery.MaxRoles + 1)}},
 	} {
 		_, _, err := c.Authority.CreateToken(t.Context(), test.r)
 		wantRefusal(t, test.r.Names, err, test.code)
 	}
+}
+
+// numbered returns so many names.
+func numbered(n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("role-%d", i))
+	}
+	return names
 }
 
 // Roles come out of the token in the one order that a certificate has.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -276,13 +277,22 @@ func TestApproval(t *testing.T) {
 	// Two who say that they are the same one: the operator cannot tell them
 	// apart by the name.
 	c := w.other("edge-2")
+	several := map[*appliancetest.Node]*chancery.Answer{}
 	for _, n := range []*appliancetest.Node{b, c} {
 		n.Token = w.Token("edge-*", approve)
-		answer := w.connect(n)
-		wantPending(w.submit(answer, n.Submission(answer)), nil)
+		several[n] = w.connect(n)
+		wantPending(w.submit(several[n], n.Submission(several[n])), nil)
 	}
 	_, err = w.Authority.Approve(t.Context(), "edge-2")
 	wantRefusal(t, "two of a name", err, "several")
+	if err := w.Authority.Refuse(t.Context(), "edge-2", "one at a time"); err != nil {
+		t.Fatal(err)
+	}
+	for _, answer := range several {
+		if v, err := w.Authority.Verdict(t.Context(), w.intake(answer)); err != nil || v.Status != chancery.VerdictRefused {
+			t.Errorf("one of two: %+v, %v", v, err)
+		}
+	}
 	w.Check()
 }
 
@@ -346,7 +356,7 @@ func TestAddress(t *testing.T) {
 	peer := renewal(nc, w.Pointer.FleetID()).Peer
 	_, err := w.Authority.Address(t.Context(), "edge-1")
 	wantRefusal(t, "before it was told", err, "not-found")
-	for _, bad := range []string{"", string(make([]byte, 256))} {
+	for _, bad := range []string{"", "192.0.2.1", "192.0.2.1:7443\n", strings.Repeat("x", 255) + ":1"} {
 		wantRefusal(t, "an address", w.Authority.SetAddress(t.Context(), peer, bad), "malformed")
 	}
 	w.Clock.Advance(time.Minute)

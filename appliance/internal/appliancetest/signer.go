@@ -53,6 +53,7 @@ type Signer struct {
 	asked   [][]byte // messages, in the order in which they came
 	signed  map[Kind]int
 	refuse  int           // so many more calls
+	refusal error         // with this
 	release chan struct{} // closed when calls need not wait; nil: they do not
 }
 
@@ -65,14 +66,15 @@ func NewSigner(key chancery.Signer) *Signer {
 func (s *Signer) Sign(ctx context.Context, fleet chancery.FleetID, what chancery.Statement) (chancery.Signature, error) {
 	s.mu.Lock()
 	s.asked = append(s.asked, chancery.Message(fleet, s.PublicKey().Suite(), what))
-	refused := s.refuse > 0
-	if refused {
+	release, refusal := s.release, s.refusal
+	if s.refuse == 0 {
+		refusal = nil
+	} else {
 		s.refuse--
 	}
-	release := s.release
 	s.mu.Unlock()
-	if refused {
-		return nil, ErrToken
+	if refusal != nil {
+		return nil, refusal
 	}
 	if release != nil {
 		select {
@@ -91,10 +93,13 @@ func (s *Signer) Sign(ctx context.Context, fleet chancery.FleetID, what chancery
 }
 
 // Refuse makes the next n calls fail with [ErrToken].
-func (s *Signer) Refuse(n int) {
+func (s *Signer) Refuse(n int) { s.RefuseWith(n, ErrToken) }
+
+// RefuseWith makes the next n calls fail with the error.
+func (s *Signer) RefuseWith(n int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refuse = n
+	s.refuse, s.refusal = n, err
 }
 
 // Hold makes calls wait until release is called, or their context ends.
