@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/chancery-pki/chancery/simulator/child"
+	"github.com/chancery-pki/chancery/internal/child"
 )
 
 // A coordinator is a process on a data directory that can be killed and

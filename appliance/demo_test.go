@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chancery-pki/chancery/simulator/child"
+	"github.com/chancery-pki/chancery/internal/child"
 )
 
 // A stage is a directory that everything a demo does has to stay in: it is

@@ -262,7 +262,7 @@ func (p publicObject) kind() string {
 
 // survey looks at the token without login.
 func survey(path string, uri URI) (s slot, publics []publicObject, err error) {
-	m, err := load(path)
+	m, err := load(path, uri.InitReserved)
 	if err != nil {
 		return s, nil, err
 	}

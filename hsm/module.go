@@ -3,7 +3,9 @@ package hsm
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"unsafe"
 
 	"github.com/miekg/pkcs11"
 )
@@ -43,20 +45,30 @@ func claim(uri URI) (path string, release func(), err error) {
 // module is a PKCS#11 library between C_Initialize and C_Finalize.
 type module struct {
 	*pkcs11.Ctx
+	// reserved is what pReserved pointed to. A library may keep the pointer.
+	reserved *runtime.Pinner
 }
 
 // load loads and initialises the library at path, which the caller claimed.
-func load(path string) (module, error) {
+func load(path, reserved string) (module, error) {
 	ctx := pkcs11.New(path)
 	if ctx == nil {
 		return module{}, &URIError{Attribute: "module-path", Problem: path + " is not a loadable PKCS#11 module",
 			hint: "check with: pkcs11-tool --module " + path + " --show-info"}
 	}
-	if err := ctx.Initialize(); err != nil {
+	m := module{ctx, new(runtime.Pinner)}
+	var options []pkcs11.InitializeOption
+	if reserved != "" {
+		text := append([]byte(reserved), 0)
+		m.reserved.Pin(&text[0])
+		options = append(options, pkcs11.InitializeWithReserved(unsafe.Pointer(&text[0])))
+	}
+	if err := ctx.Initialize(options...); err != nil {
+		m.reserved.Unpin()
 		ctx.Destroy()
 		return module{}, failed("C_Initialize", err)
 	}
-	return module{ctx}, nil
+	return m, nil
 }
 
 // unload finalises the library. No call may be in flight: modules crash the
@@ -64,6 +76,7 @@ func load(path string) (module, error) {
 func (m module) unload() error {
 	err := m.Finalize()
 	m.Destroy()
+	m.reserved.Unpin()
 	return failed("C_Finalize", err)
 }
 

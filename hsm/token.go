@@ -49,7 +49,7 @@ func Open(uri URI, opts Options) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := load(path)
+	m, err := load(path, uri.InitReserved)
 	if err != nil {
 		release()
 		return nil, err

@@ -23,6 +23,11 @@ type URI struct {
 	PINSource  string // where the PIN is: file:/path or /path; never the PIN
 	ModulePath string // absolute path of the PKCS#11 library
 	ModuleName string // name of a library that [FindModules] finds, such as softhsm2
+
+	// InitReserved is handed to the library in pReserved of C_Initialize, as
+	// some want it: NSS its parameters, YubiHSM 2 its connector. It is the
+	// vendor attribute x-init-reserved.
+	InitReserved string
 }
 
 // A URIError is a text that is no URI of this package.
@@ -87,6 +92,7 @@ var attributes = []attribute{
 	checked(text("pin-source", true, maxURI, func(u *URI) *string { return &u.PINSource }), checkPINSource),
 	checked(text("module-path", true, maxURI, func(u *URI) *string { return &u.ModulePath }), checkModulePath),
 	text("module-name", true, 64, func(u *URI) *string { return &u.ModuleName }),
+	text("x-init-reserved", true, 1024, func(u *URI) *string { return &u.InitReserved }),
 }
 
 func setSlot(u *URI, v string) string {

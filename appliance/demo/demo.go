@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/chancery-pki/chancery/simulator/child"
+	"github.com/chancery-pki/chancery/internal/child"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/chancery-pki/chancery/simulator/child"
+	"github.com/chancery-pki/chancery/internal/child"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
-	"github.com/chancery-pki/chancery/simulator/child"
+	"github.com/chancery-pki/chancery/internal/child"
 	"github.com/chancery-pki/chancery/simulator/fleet"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
 	"github.com/chancery-pki/chancery/tpm"

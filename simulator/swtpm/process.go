@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/chancery-pki/chancery/simulator/child"
+	"github.com/chancery-pki/chancery/internal/child"
 )
 
 // A Process is a running TPM. Its methods may be called from any goroutine.
