@@ -7,7 +7,8 @@ package chancery
 //
 // The TPM dictates these bytes (TPM 2.0 Library, Part 3, TPM2_PolicyAuthorize:
 // aHash = H(approvedPolicy || policyRef)); they carry no label. That is why
-// the approval key is a key of its own that signs nothing else.
+// the approval key is a key of its own that signs nothing else but
+// challenges, which have another length and cannot begin with a policy digest.
 type PolicyApproval struct {
 	Policy [32]byte // the approved policy, or for an epoch increment its policy
 	Ref    [32]byte // policyRef: per node, see package tpm

@@ -33,13 +33,15 @@ type Signer interface {
 
 // The labels of section 2. What one label signed never verifies under another.
 const (
-	labelCASelf   = "ca-self"
-	labelPointer  = "pointer"
-	labelRollover = "rollover"
-	labelCANS     = "ca-n-s"
-	labelPoP      = "pop"
-	labelNS       = "n-s"
-	labelCRL      = "crl"
+	labelCASelf    = "ca-self"
+	labelPointer   = "pointer"
+	labelRollover  = "rollover"
+	labelCANS      = "ca-n-s"
+	labelPoP       = "pop"
+	labelNS        = "n-s"
+	labelCRL       = "crl"
+	labelChallenge = "challenge"
+	labelCeremony  = "ceremony"
 )
 
 // labelled wraps a body as section 2 says: domain, label, suite, fleet, length.

@@ -31,6 +31,8 @@ func statements(t *testing.T) map[string]Statement {
 		"checkpoint": NewCheckpoint(n.nc.CA, 1, 1, merkle.Hash{4}, epoch),
 		"session":    session,
 		"approval":   PolicyApproval{[32]byte{5}, [32]byte{6}},
+		"challenge":  Challenge{[32]byte{7}},
+		"ceremony":   Ceremony{[32]byte{7}},
 	}
 }
 

@@ -72,6 +72,9 @@ func makeVectors(t *testing.T) vectors {
 	id := NewNodeID(fleet, nodeKey1)
 	out("node_id edge-1", id[:])
 	signed("CA:S", ca, CASelf{p.Keys[0].Key, p.Keys[0].Created})
+	signed("challenge", ca, Challenge{Nonce: [32]byte{0xf1}})
+	in("transcript", []byte("transcript\n"))
+	signed("ceremony", ca, NewCeremony([]byte("transcript\n")))
 	signed("pointer record 1", ca, p)
 	out("pointer record 1", p.Marshal())
 
