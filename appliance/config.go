@@ -13,6 +13,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/internal/cli"
+	"github.com/chancery-pki/chancery/internal/durable"
 )
 
 // A Config is DATA/chancery.toml. Unknown keys are errors.
@@ -139,28 +140,5 @@ func (c *Config) write(file string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(file, b)
-}
-
-// writeFile makes a file that only its owner reads, whole or not at all: write
-// beside it, fsync, rename, fsync the directory.
-func writeFile(file string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	dir, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.WriteFile(file, b)
 }

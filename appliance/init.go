@@ -26,6 +26,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
+	"github.com/chancery-pki/chancery/internal/durable"
 	"github.com/chancery-pki/chancery/merkle"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 )
@@ -259,10 +260,10 @@ func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer
 	if err != nil {
 		return cli.Failure("an earlier init was interrupted: remove "+a.data.store()+" and repeat", "%v", err)
 	}
-	if err := writeFile(a.data.tlsKey(), pair); err != nil {
+	if err := durable.WriteFile(a.data.tlsKey(), pair); err != nil {
 		return err
 	}
-	if err := writeFile(a.data.pointer(), p.Marshal()); err != nil {
+	if err := durable.WriteFile(a.data.pointer(), p.Marshal()); err != nil {
 		return err
 	}
 	return config.write(a.data.config())

@@ -126,3 +126,20 @@ func (e *TokenError) Hint() string {
 	}
 	return "name one of these tokens by token=...;serial=... in the uri"
 }
+
+// A WrongKeyError is a token that has another key under the name than the one
+// that is known. It is not used.
+type WrongKeyError struct {
+	Token, Serial string
+	Name          string // of the key
+	Want, Got     string // fingerprints
+}
+
+func (e *WrongKeyError) Error() string {
+	return fmt.Sprintf("token %q with serial %s has another key %s: %s, want %s", e.Token, e.Serial, e.Name, e.Got, e.Want)
+}
+
+// Hint tells what to do about it.
+func (e *WrongKeyError) Hint() string {
+	return "connect the token that holds the key, or correct the token's uri; restore the key into this one with: chancery hsm restore"
+}

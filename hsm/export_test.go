@@ -12,7 +12,7 @@ func (t *Token) InterposeSign(f func(session uint, digest []byte, call func([]by
 
 // MayLogin judges CKF_* flags of a token labelled "test".
 func MayLogin(flags uint) error {
-	return slot{info: Info{Label: "test"}, flags: flags}.mayLogin()
+	return slot{info: Info{Label: "test"}, flags: flags}.mayLogin(false, false)
 }
 
 // ReadPIN reads the PIN that a URI points to.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/miekg/pkcs11"
@@ -17,10 +19,12 @@ import (
 // A Key is a private key on a token, a [chancery.Signer]. It lives as long as
 // its [Token].
 type Key struct {
-	token  *Token
-	label  string
-	handle pkcs11.ObjectHandle
-	public chancery.PublicKey
+	token     *Token
+	label     string
+	handle    pkcs11.ObjectHandle
+	public    chancery.PublicKey
+	local     Answer
+	wrappable bool
 }
 
 // Label returns the key's CKA_LABEL.
@@ -31,10 +35,18 @@ func (k *Key) Label() string { return k.label }
 // from a pointer record, compares.
 func (k *Key) PublicKey() chancery.PublicKey { return k.public }
 
-// A KeyNotFoundError is a label that no private key of the token has.
+// Local tells whether the token generated the key (CKA_LOCAL), which a key
+// that was imported or restored from a backup was not.
+func (k *Key) Local() Answer { return k.local }
+
+// Wrappable reports whether the key can leave the token under a key that the
+// security officer trusts.
+func (k *Key) Wrappable() bool { return k.wrappable }
+
+// A KeyNotFoundError is a name that no private key of the token has.
 type KeyNotFoundError struct {
 	Token string
-	Label string
+	Label string   // or the CKA_ID in hexadecimal
 	Seen  []string // labels of the private keys that there are
 }
 
@@ -70,30 +82,41 @@ func (e *KeyRefusedError) Hint() string {
 	return "generate a new key: attributes that were wrong once cannot be put right"
 }
 
-// Key finds the private key with the CKA_LABEL, and its public half: the one
-// public key of the same label and CKA_ID. It accepts ECDSA keys of the
-// project's suites that the token holds as sensitive and not extractable and
-// that may sign and do nothing else; all others are a [*KeyRefusedError]. No
-// key of that label is a [*KeyNotFoundError].
-func (t *Token) Key(label string) (*Key, error) {
-	k := &Key{token: t, label: label}
-	err := t.withSession(context.Background(), func(s pkcs11.SessionHandle) error {
-		private, err := t.one(s, pkcs11.CKO_PRIVATE_KEY, label)
+// Key finds the key with the CKA_LABEL, as [Token.FindKey] does.
+func (t *Token) Key(label string) (*Key, error) { return t.FindKey(URI{Object: label}) }
+
+// FindKey finds the private key that has the URI's object (CKA_LABEL) and id
+// (CKA_ID), and its public half: the one public key of the same name and
+// CKA_ID. It accepts ECDSA keys of the project's suites that the token holds
+// as sensitive and not extractable, or extractable for a trusted key if
+// [Options] allow that, and that may sign and do nothing else; all others are
+// a [*KeyRefusedError]. No such key is a [*KeyNotFoundError].
+func (t *Token) FindKey(name URI) (*Key, error) {
+	k := &Key{token: t, label: nameOf(name)}
+	if k.label == "" {
+		return nil, errors.New("find key: neither a label nor an id is given")
+	}
+	err := t.withSession(context.Background(), func(session *session) error {
+		s := session.handle
+		private, err := t.one(s, pkcs11.CKO_PRIVATE_KEY, name)
 		if err != nil {
 			return err
 		}
-		if err := t.checkUse(s, private, label); err != nil {
+		if k.wrappable, err = t.checkUse(s, private, k.label); err != nil {
 			return err
 		}
-		public, err := t.one(s, pkcs11.CKO_PUBLIC_KEY, label)
+		if k.local, err = t.module.answer(s, private, pkcs11.CKA_LOCAL); err != nil {
+			return err
+		}
+		public, err := t.one(s, pkcs11.CKO_PUBLIC_KEY, name)
 		if err != nil {
 			return err
 		}
-		if err := t.sameID(s, private, public, label); err != nil {
+		if err := t.sameID(s, private, public, k.label); err != nil {
 			return err
 		}
 		k.handle = private
-		k.public, err = t.readPublic(s, public, label)
+		k.public, err = t.readPublic(s, public, k.label)
 		return err
 	})
 	if err != nil {
@@ -102,16 +125,28 @@ func (t *Token) Key(label string) (*Key, error) {
 	return k, nil
 }
 
-// one finds the only object of the class and label.
-func (t *Token) one(s pkcs11.SessionHandle, class uint, label string) (pkcs11.ObjectHandle, error) {
-	found, err := t.module.find(s,
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
+// nameOf is how messages call the key that a URI names.
+func nameOf(u URI) string {
+	if u.Object != "" {
+		return u.Object
+	}
+	return hex.EncodeToString([]byte(u.ID))
+}
+
+// one finds the only object of the class and name.
+func (t *Token) one(s pkcs11.SessionHandle, class uint, name URI) (pkcs11.ObjectHandle, error) {
+	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)}
+	if name.Object != "" {
+		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_LABEL, name.Object))
+	}
+	if name.ID != "" {
+		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(name.ID)))
+	}
+	found, err := t.module.find(s, template...)
 	if err != nil {
 		return 0, err
 	}
-	what := "private"
+	label, what := nameOf(name), "private"
 	if class == pkcs11.CKO_PUBLIC_KEY {
 		what = "public"
 	}
@@ -158,23 +193,33 @@ var usage = []struct {
 	{pkcs11.CKA_ALWAYS_AUTHENTICATE, "CKA_ALWAYS_AUTHENTICATE", false, true, "the token wants the PIN for every signature"},
 }
 
-func (t *Token) checkUse(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, label string) error {
+func (t *Token) checkUse(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, label string) (wrappable bool, err error) {
 	for _, u := range usage {
 		value, known, err := t.module.attribute(s, o, u.attribute)
 		if err != nil {
-			return err
+			return false, err
 		}
 		switch {
 		case !known && u.optional:
 		case !known:
-			return &KeyRefusedError{label, u.name, "the module does not tell"}
+			return false, &KeyRefusedError{label, u.name, "the module does not tell"}
 		case len(value) != 1:
-			return &KeyRefusedError{label, u.name, fmt.Sprintf("is %d bytes long, a CK_BBOOL has 1", len(value))}
-		case (value[0] != 0) != u.want:
-			return &KeyRefusedError{label, u.name, u.reason}
+			return false, &KeyRefusedError{label, u.name, fmt.Sprintf("is %d bytes long, a CK_BBOOL has 1", len(value))}
+		case (value[0] != 0) == u.want:
+		case u.attribute == pkcs11.CKA_EXTRACTABLE && t.options.Wrappable:
+			trusted, err := t.module.answer(s, o, pkcs11.CKA_WRAP_WITH_TRUSTED)
+			if err != nil {
+				return false, err
+			}
+			if trusted != Yes {
+				return false, &KeyRefusedError{label, "CKA_WRAP_WITH_TRUSTED", "the secret key can leave the token under any key"}
+			}
+			wrappable = true
+		default:
+			return false, &KeyRefusedError{label, u.name, u.reason}
 		}
 	}
-	return nil
+	return wrappable, nil
 }
 
 func (t *Token) sameID(s pkcs11.SessionHandle, private, public pkcs11.ObjectHandle, label string) error {

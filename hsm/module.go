@@ -93,6 +93,20 @@ func (m module) attribute(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, t uint)
 	return got[0].Value, true, nil
 }
 
+// answer reads an attribute that is a CK_BBOOL.
+func (m module) answer(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, t uint) (Answer, error) {
+	value, known, err := m.attribute(s, o, t)
+	switch {
+	case err != nil:
+		return Unknown, err
+	case !known || len(value) != 1:
+		return Unknown, nil
+	case value[0] != 0:
+		return Yes, nil
+	}
+	return No, nil
+}
+
 // find returns the objects that match the template.
 func (m module) find(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
 	if err := m.FindObjectsInit(s, template); err != nil {

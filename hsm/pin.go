@@ -164,10 +164,12 @@ var pinReasons = map[string]string{
 // Hint tells the operator what to do with the token.
 func (e *PINError) Hint() string {
 	switch e.Name {
-	case "CKF_USER_PIN_FINAL_TRY", "CKF_USER_PIN_COUNT_LOW":
-		return "correct the PIN file, then log in once by hand to clear the flag: pkcs11-tool --module MODULE --token-label LABEL --login --list-objects"
+	case "CKF_USER_PIN_COUNT_LOW":
+		return "correct the PIN file, then allow one more try with: chancery hsm unlatch"
+	case "CKF_USER_PIN_FINAL_TRY":
+		return "make sure that the PIN file is right, then allow the last try with: chancery hsm unlatch --final-try"
 	case "CKR_PIN_LOCKED", "CKF_USER_PIN_LOCKED", "CKR_PIN_EXPIRED", "CKR_USER_PIN_NOT_INITIALIZED", "CKF_USER_PIN_INITIALIZED":
 		return "the security officer sets a new user PIN: pkcs11-tool --module MODULE --token-label LABEL --init-pin --login --login-type so"
 	}
-	return "correct the PIN file before the next start: each start with a wrong PIN costs a try"
+	return "correct the PIN file, then allow one more try with: chancery hsm unlatch"
 }

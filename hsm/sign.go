@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/big"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -17,14 +18,10 @@ var _ chancery.Signer = (*Key)(nil)
 // its end does not interrupt a signature that the token is making. The errors
 // are the context's, [ErrClosed], [*Error] and [*FaultError].
 func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
-	suite := k.public.Suite()
-	h := suite.Hash().New()
-	h.Write(chancery.Message(fleet, suite, s))
-	digest := h.Sum(nil)
-
 	var raw []byte
-	err := k.token.withSession(ctx, func(session pkcs11.SessionHandle) (err error) {
-		raw, err = k.token.signRaw(session, k.handle, digest)
+	digest := digestOf(k.public, fleet, s)
+	err := k.token.withSession(ctx, func(session *session) (err error) {
+		raw, _, err = k.token.sign(session, k.handle, digest)
 		return err
 	})
 	if err != nil {
@@ -32,7 +29,7 @@ func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.State
 	}
 	// The session is back in the pool: the host verifies while the token signs
 	// for somebody else.
-	sig, err := k.accept(raw, fleet, s)
+	sig, err := accept(k.public, raw, fleet, s)
 	if err != nil {
 		fault := &FaultError{Label: k.label, Err: err}
 		k.token.judge(fault)
@@ -41,10 +38,17 @@ func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.State
 	return sig, nil
 }
 
+// digestOf is what a token is given to sign for the statement.
+func digestOf(k chancery.PublicKey, fleet chancery.FleetID, s chancery.Statement) []byte {
+	h := k.Suite().Hash().New()
+	h.Write(chancery.Message(fleet, k.Suite(), s))
+	return h.Sum(nil)
+}
+
 // accept turns r || s, as CKM_ECDSA returns it (PKCS#11 2.40 Current
 // Mechanisms section 2.3.1), into a signature, if it is one.
-func (k *Key) accept(raw []byte, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
-	suite := k.public.Suite()
+func accept(k chancery.PublicKey, raw []byte, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
+	suite := k.Suite()
 	if len(raw) != suite.SignatureSize() {
 		return nil, fmt.Errorf("%w: %d bytes, want %d", chancery.ErrSigLength, len(raw), suite.SignatureSize())
 	}
@@ -53,12 +57,51 @@ func (k *Key) accept(raw []byte, fleet chancery.FleetID, s chancery.Statement) (
 	if err != nil {
 		return nil, err
 	}
-	return sig, k.public.Verify(fleet, s, sig)
+	return sig, k.Verify(fleet, s, sig)
+}
+
+// busyPauses are the waits before a signature is tried again that failed with
+// CKR_DEVICE_ERROR: throttled devices say no in that way, and so do dead ones,
+// which say it again.
+var busyPauses = []time.Duration{20 * time.Millisecond, 80 * time.Millisecond}
+
+// sign has the token sign the digest. It tries again, on the same login, what
+// is known to pass: a session that the device dropped because it was idle or
+// that the module left in the middle of something, and a device that is
+// throttled. retries is how often it did.
+func (t *Token) sign(s *session, key pkcs11.ObjectHandle, digest []byte) (raw []byte, retries int, err error) {
+	for renewed := false; ; retries++ {
+		raw, err = t.signRaw(s.handle, key, digest)
+		e, ok := err.(*Error)
+		if !ok {
+			return raw, retries, err
+		}
+		switch e.Code {
+		case pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_OPERATION_ACTIVE:
+			if renewed {
+				return nil, retries, err
+			}
+			renewed = true
+			t.module.CloseSession(s.handle) // if there is anything left of it
+			h, openErr := t.module.openSession(t.slot)
+			if openErr != nil {
+				return nil, retries, err
+			}
+			s.handle = h
+		case pkcs11.CKR_DEVICE_ERROR:
+			if retries >= len(busyPauses) {
+				return nil, retries, err
+			}
+			time.Sleep(busyPauses[retries])
+		default:
+			return nil, retries, err
+		}
+	}
 }
 
 // callSign is the signature in the token. The caller holds the session.
 func (t *Token) callSign(s pkcs11.SessionHandle, key pkcs11.ObjectHandle, digest []byte) ([]byte, error) {
-	if err := t.module.SignInit(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}, key); err != nil {
+	if err := t.module.SignInit(s, ecdsaMechanism, key); err != nil {
 		return nil, failed("C_SignInit", err)
 	}
 	raw, err := t.module.Sign(s, digest)
@@ -67,3 +110,5 @@ func (t *Token) callSign(s pkcs11.SessionHandle, key pkcs11.ObjectHandle, digest
 	}
 	return raw, nil
 }
+
+var ecdsaMechanism = []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}

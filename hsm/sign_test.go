@@ -188,7 +188,7 @@ func TestSignCancelled(t *testing.T) {
 // Close waits for whom is inside the module and sends away who waits.
 func TestCloseWaits(t *testing.T) {
 	uri := hsmtest.New(t)
-	check(t, hsm.Generate(uri, "ca"))
+	hsmtest.Generate(t, uri, "ca")
 	token, err := hsm.Open(uri, hsm.Options{Sessions: 1})
 	check(t, err)
 	key, err := token.Key("ca")
@@ -219,7 +219,7 @@ func TestCloseWaits(t *testing.T) {
 // SoftHSM crashes the process if C_Finalize overtakes a signature.
 func TestCloseWhileSigning(t *testing.T) {
 	uri := hsmtest.New(t)
-	check(t, hsm.Generate(uri, "ca"))
+	hsmtest.Generate(t, uri, "ca")
 	for range 10 {
 		token, err := hsm.Open(uri, hsm.Options{})
 		check(t, err)
@@ -254,7 +254,7 @@ func TestCloseWhileSigning(t *testing.T) {
 // leaves the package, and the module is not trusted again.
 func TestFaultyModule(t *testing.T) {
 	uri := hsmtest.New(t)
-	check(t, hsm.Generate(uri, "ca"))
+	hsmtest.Generate(t, uri, "ca")
 	for name, fault := range map[string]func(digest []byte, call func([]byte) ([]byte, error)) ([]byte, error){
 		"other message": func(digest []byte, call func([]byte) ([]byte, error)) ([]byte, error) {
 			return call(make([]byte, 32))
@@ -306,7 +306,7 @@ func TestFaultyModule(t *testing.T) {
 // must not sign with handles of another life; opening it anew does.
 func TestTokenLost(t *testing.T) {
 	i := hsmtest.Instance(t)
-	check(t, hsm.Generate(i.URI, "ca"))
+	hsmtest.Generate(t, i.URI, "ca")
 	token, err := hsm.Open(i.URI, hsm.Options{})
 	check(t, err)
 	key := mustKey(t, token, "ca")

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 )
@@ -17,7 +18,7 @@ type Info struct {
 	Firmware     string // version
 	Library      string // description and version of the PKCS#11 library
 	Simulator    bool   // a token in software: fit for trials, protects nothing
-	Sessions     int    // pinned sessions; 0 if the token is not open
+	Sessions     int    // pinned sessions; 0 if the token is not open. Fewer than wanted if the token has no more
 }
 
 // slot is a token as seen before login.
@@ -57,11 +58,18 @@ func (m module) slots() ([]slot, error) {
 				Hardware:     fmt.Sprintf("%d.%d", t.HardwareVersion.Major, t.HardwareVersion.Minor),
 				Firmware:     fmt.Sprintf("%d.%d", t.FirmwareVersion.Major, t.FirmwareVersion.Minor),
 				Library:      fmt.Sprintf("%s %d.%d", library.LibraryDescription, library.LibraryVersion.Major, library.LibraryVersion.Minor),
-				Simulator:    t.ManufacturerID == "SoftHSM project",
+				Simulator:    inSoftware(t.ManufacturerID, t.Model),
 			},
 		})
 	}
 	return list, nil
+}
+
+// inSoftware tells the modules that keep keys in files, by what they say of
+// themselves: SoftHSM, NSS, and tpm2-pkcs11 on a TPM that is a program. What
+// claims to be hardware is taken at its word.
+func inSoftware(manufacturer, model string) bool {
+	return manufacturer == "SoftHSM project" || manufacturer == "Mozilla Foundation" || strings.HasPrefix(model, "SW   TPM") || strings.HasPrefix(model, "SW  TPM")
 }
 
 // slot returns the one token that the URI names, or a [*TokenError].
@@ -98,36 +106,48 @@ func (u URI) matches(s slot) bool {
 func (s slot) loginRequired() bool { return s.flags&pkcs11.CKF_LOGIN_REQUIRED != 0 }
 
 // mayLogin refuses a login that could be one of the last tries. Whoever
-// restarts in a loop with a wrong PIN must not lock the token.
-func (s slot) mayLogin() error {
+// restarts in a loop with a wrong PIN must not lock the token. released is
+// somebody's word that the PIN is right now; finalTry is that he means it.
+func (s slot) mayLogin(released, finalTry bool) error {
 	if s.flags&pkcs11.CKF_USER_PIN_INITIALIZED == 0 {
 		return &PINError{Token: s.info.Label, Name: "CKF_USER_PIN_INITIALIZED"}
 	}
 	for _, f := range []struct {
-		flag uint
-		name string
+		flag    uint
+		name    string
+		allowed bool
 	}{
-		{pkcs11.CKF_USER_PIN_LOCKED, "CKF_USER_PIN_LOCKED"},
-		{pkcs11.CKF_USER_PIN_FINAL_TRY, "CKF_USER_PIN_FINAL_TRY"},
-		{pkcs11.CKF_USER_PIN_COUNT_LOW, "CKF_USER_PIN_COUNT_LOW"},
+		{pkcs11.CKF_USER_PIN_LOCKED, "CKF_USER_PIN_LOCKED", false},
+		{pkcs11.CKF_USER_PIN_FINAL_TRY, "CKF_USER_PIN_FINAL_TRY", released && finalTry},
+		{pkcs11.CKF_USER_PIN_COUNT_LOW, "CKF_USER_PIN_COUNT_LOW", released},
 	} {
-		if s.flags&f.flag != 0 {
+		if s.flags&f.flag != 0 && !f.allowed {
 			return &PINError{Token: s.info.Label, Name: f.name}
 		}
 	}
 	return nil
 }
 
-// loginFailed turns the codes that blame the PIN into a [*PINError].
+// loginFailed turns the codes that do not blame the way to the token into a
+// [*PINError]: also those that no one has seen yet, for the token may have
+// counted a try.
 func (s slot) loginFailed(err error) error {
 	e, ok := err.(*Error)
 	if !ok {
 		return err
 	}
 	switch e.Code {
-	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
-		pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_USER_PIN_NOT_INITIALIZED:
-		return &PINError{Token: s.info.Label, Name: e.Name}
+	case pkcs11.CKR_USER_ALREADY_LOGGED_IN:
+		return nil
+	case pkcs11.CKR_HOST_MEMORY, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_FUNCTION_FAILED, pkcs11.CKR_FUNCTION_CANCELED,
+		pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_DEVICE_MEMORY, pkcs11.CKR_DEVICE_REMOVED,
+		pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SESSION_COUNT, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_READ_ONLY_EXISTS,
+		pkcs11.CKR_TOKEN_NOT_PRESENT, pkcs11.CKR_TOKEN_NOT_RECOGNIZED, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED:
+		return err
 	}
-	return err
+	name := e.Name
+	if name == "" {
+		name = fmt.Sprintf("code 0x%x", e.Code)
+	}
+	return &PINError{Token: s.info.Label, Name: name}
 }

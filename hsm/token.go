@@ -2,6 +2,8 @@ package hsm
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -9,11 +11,21 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// Options of [Open]. The zero value is good.
+// Options of [Open]. The zero value is good for trials; whoever starts again
+// by itself needs a Latch.
 type Options struct {
 	// Sessions is how many signatures may be in the token at a time; 0 means
-	// 4. More than the token allows is an error.
+	// 4. A token that allows fewer is opened with those: see [Info].
 	Sessions int
+	// Latch remembers refused PINs.
+	Latch Latch
+	// Wrappable accepts keys that can leave the token wrapped by a key that
+	// its security officer trusts (CKA_WRAP_WITH_TRUSTED).
+	Wrappable bool
+
+	// known is what [Token.pinTag] was when the token last took the PIN, and
+	// tagKey the key that it was made with.
+	tagKey, known []byte
 }
 
 const defaultSessions = 4
@@ -24,12 +36,15 @@ type Token struct {
 	module  module
 	slot    slot
 	info    Info
+	options Options
 	release func() // gives the module back to the process
+	// pinTag is HMAC-SHA-256 under Options.tagKey of the PIN that was taken.
+	pinTag []byte
 
 	// idle holds the sessions that nobody uses. Whoever holds a session may
 	// call the module; Close takes all of them, for good, and so knows that no
 	// call is in flight when it calls C_Finalize.
-	idle chan pkcs11.SessionHandle
+	idle chan *session
 
 	// signRaw is callSign, but for tests.
 	signRaw func(pkcs11.SessionHandle, pkcs11.ObjectHandle, []byte) ([]byte, error)
@@ -40,10 +55,15 @@ type Token struct {
 	closeErr error // set within close
 }
 
+// A session belongs to who took it out of Token.idle.
+type session struct {
+	handle pkcs11.SessionHandle
+}
+
 // Open loads the module that the URI names, finds the one token that matches,
 // and logs in to it, once. The errors are [*URIError], [*TokenError],
-// [*PINSourceError], [*PINError], [ErrModuleInUse] and [*Error]. The caller
-// closes the token.
+// [*PINSourceError], [*PINError], [*LatchedError], [ErrModuleInUse] and
+// [*Error]. The caller closes the token.
 func Open(uri URI, opts Options) (*Token, error) {
 	path, release, err := claim(uri)
 	if err != nil {
@@ -69,64 +89,98 @@ func open(m module, uri URI, opts Options) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.Sessions < 0 {
+		return nil, fmt.Errorf("token %q: %d sessions wanted", s.info.Label, opts.Sessions)
+	}
 	n := opts.Sessions
 	if n == 0 {
 		n = defaultSessions
 	}
-	if n < 1 || s.limited() && uint(n) > s.maxSessions {
-		return nil, fmt.Errorf("token %q: %d sessions wanted, it allows 1 to %s", s.info.Label, n, s.sessionLimit())
+	if s.limited() {
+		n = min(n, int(s.maxSessions))
 	}
-	t := &Token{module: m, slot: s, info: s.info, idle: make(chan pkcs11.SessionHandle, n), closing: make(chan struct{})}
-	t.info.Sessions = n
+	handles, err := m.openSessions(s, n)
+	if err != nil {
+		return nil, err
+	}
+	t := &Token{module: m, slot: s, info: s.info, options: opts, idle: make(chan *session, len(handles)), closing: make(chan struct{})}
+	t.info.Sessions = len(handles)
 	t.signRaw = t.callSign
-	var first pkcs11.SessionHandle
-	for i := range n {
-		// Read/write, although signing writes nothing: some network HSMs
-		// have no read-only sessions.
-		h, err := m.OpenSession(s.id, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
-		if err != nil {
-			return nil, failed("C_OpenSession", err)
-		}
-		if i == 0 {
-			first = h
-		}
-		t.idle <- h
+	for _, h := range handles {
+		t.idle <- &session{h}
 	}
 	if s.loginRequired() {
-		if err := m.login(first, s, uri); err != nil {
+		if t.pinTag, err = m.login(handles[0], s, uri, opts); err != nil {
 			return nil, err
 		}
 	}
 	return t, nil
 }
 
+// openSessions opens n sessions, or as many as the token has left, if that is
+// one at least. Devices are shared, and some have 16 sessions in all.
+func (m module) openSessions(s slot, n int) (handles []pkcs11.SessionHandle, err error) {
+	for range n {
+		h, err := m.openSession(s)
+		if e, ok := err.(*Error); ok && e.Code == pkcs11.CKR_SESSION_COUNT && len(handles) > 0 {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		handles = append(handles, h)
+	}
+	return handles, nil
+}
+
+// openSession opens a read/write session, although signing writes nothing:
+// some network HSMs have no read-only sessions.
+func (m module) openSession(s slot) (pkcs11.SessionHandle, error) {
+	h, err := m.OpenSession(s.id, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	return h, failed("C_OpenSession", err)
+}
+
 // login logs all sessions of the process in (PKCS#11 2.40 section 5.6), in
 // one try.
-func (m module) login(h pkcs11.SessionHandle, s slot, uri URI) error {
-	if err := s.mayLogin(); err != nil {
-		return err
-	}
+func (m module) login(h pkcs11.SessionHandle, s slot, uri URI, opts Options) (tag []byte, err error) {
+	err = withPIN(uri, s, opts, func(pin []byte) error {
+		if err := s.loginFailed(failed("C_Login", m.Login(h, pkcs11.CKU_USER, asString(pin)))); err != nil {
+			return err
+		}
+		tag = opts.tag(pin)
+		return nil
+	})
+	return tag, err
+}
+
+// withPIN runs f, which tries the PIN once, if a try is allowed. f's error is
+// one of [slot.loginFailed].
+func withPIN(uri URI, s slot, opts Options, f func(pin []byte) error) error {
 	pin, err := readPIN(uri)
 	if err != nil {
 		return err
 	}
 	defer clear(pin)
-	if err := m.Login(h, pkcs11.CKU_USER, asString(pin)); err != nil {
-		return s.loginFailed(failed("C_Login", err))
+	attempt, err := opts.Latch.begin(s, len(opts.known) > 0 && hmac.Equal(opts.known, opts.tag(pin)))
+	if err != nil {
+		return err
 	}
-	return nil
+	return attempt.end(f(pin))
+}
+
+// tag recognises a PIN without telling it to who has not the key.
+func (o Options) tag(pin []byte) []byte {
+	if len(o.tagKey) == 0 {
+		return nil
+	}
+	mac := hmac.New(sha256.New, o.tagKey)
+	mac.Write(pin)
+	return mac.Sum(nil)
 }
 
 // limited reports whether the token tells how many sessions it allows.
 func (s slot) limited() bool {
 	return s.maxSessions != pkcs11.CK_EFFECTIVELY_INFINITE && s.maxSessions != pkcs11.CK_UNAVAILABLE_INFORMATION
-}
-
-func (s slot) sessionLimit() string {
-	if s.limited() {
-		return fmt.Sprint(s.maxSessions)
-	}
-	return "any number"
 }
 
 // Info describes the token, as it was when it was opened.
@@ -153,19 +207,19 @@ func (t *Token) Close() error {
 
 // withSession runs f with a session of its own. f may call the module; nobody
 // else may.
-func (t *Token) withSession(ctx context.Context, f func(pkcs11.SessionHandle) error) error {
+func (t *Token) withSession(ctx context.Context, f func(*session) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var h pkcs11.SessionHandle
+	var s *session
 	select {
 	case <-t.closing:
 		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
-	case h = <-t.idle:
+	case s = <-t.idle:
 	}
-	defer func() { t.idle <- h }()
+	defer func() { t.idle <- s }()
 	select {
 	case <-t.closing: // select chose at random between this and a session
 		return ErrClosed
@@ -174,7 +228,7 @@ func (t *Token) withSession(ctx context.Context, f func(pkcs11.SessionHandle) er
 	if lost := t.lost.Load(); lost != nil {
 		return fmt.Errorf("token %q is lost since an earlier failure: %w", t.info.Label, *lost)
 	}
-	err := f(h)
+	err := f(s)
 	t.judge(err)
 	return err
 }

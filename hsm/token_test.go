@@ -27,7 +27,7 @@ func TestOpen(t *testing.T) {
 	if _, err := hsm.Open(uri, hsm.Options{}); !errors.Is(err, hsm.ErrModuleInUse) {
 		t.Errorf("second open: error %v, want ErrModuleInUse", err)
 	}
-	if err := hsm.Generate(uri, "ca"); !errors.Is(err, hsm.ErrModuleInUse) {
+	if _, err := hsm.OpenCeremony(uri, hsm.Options{}); !errors.Is(err, hsm.ErrModuleInUse) {
 		t.Errorf("ceremony beside an open token: error %v, want ErrModuleInUse", err)
 	}
 	check(t, token.Close())
@@ -127,9 +127,8 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	right.ModulePath = wrong.ModulePath // the right PIN, still watched
 	for range 3 {
 		for what, call := range map[string]func(hsm.URI) error{
-			"open":      func(u hsm.URI) error { _, err := hsm.Open(u, hsm.Options{}); return err },
-			"generate":  func(u hsm.URI) error { return hsm.Generate(u, "ca") },
-			"inventory": func(u hsm.URI) error { _, err := hsm.Inventory(u); return err },
+			"open":     func(u hsm.URI) error { _, err := hsm.Open(u, hsm.Options{}); return err },
+			"ceremony": func(u hsm.URI) error { _, err := hsm.OpenCeremony(u, hsm.Options{}); return err },
 		} {
 			for _, uri := range []hsm.URI{wrong, right} {
 				if err := call(uri); !errors.As(err, &e) || e.Name != "CKF_USER_PIN_COUNT_LOW" {
@@ -157,7 +156,7 @@ func TestWrongPINInCeremony(t *testing.T) {
 	write(t, uri.PINSource, "not the PIN\n", 0o600)
 	logins := spy(t, &uri.ModulePath)
 	var e *hsm.PINError
-	if err := hsm.Generate(uri, "ca"); !errors.As(err, &e) || e.Name != "CKR_PIN_INCORRECT" {
+	if _, err := hsm.OpenCeremony(uri, hsm.Options{}); !errors.As(err, &e) || e.Name != "CKR_PIN_INCORRECT" {
 		t.Errorf("error %v, want *PINError with CKR_PIN_INCORRECT", err)
 	}
 	if n := logins(); n != 1 {

@@ -42,16 +42,27 @@ func Instance(t testing.TB) softhsm.Instance {
 	return i
 }
 
+// Generate makes a key on the token for each label. No token may be open.
+func Generate(t testing.TB, uri hsm.URI, labels ...string) {
+	t.Helper()
+	c, err := hsm.OpenCeremony(uri, hsm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, label := range labels {
+		err = errors.Join(err, c.Generate(label, false))
+	}
+	if err = errors.Join(err, c.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Open makes a token with a fresh key for each label, and opens it until the
 // test ends.
 func Open(t testing.TB, labels ...string) *hsm.Token {
 	t.Helper()
 	uri := New(t)
-	for _, label := range labels {
-		if err := hsm.Generate(uri, label); err != nil {
-			t.Fatal(err)
-		}
-	}
+	Generate(t, uri, labels...)
 	return OpenURI(t, uri)
 }
 

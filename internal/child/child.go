@@ -43,6 +43,9 @@ func Start(cmd *exec.Cmd) (*Child, error) {
 	return c, nil
 }
 
+// PID returns the program's process id.
+func (c *Child) PID() int { return c.cmd.Process.Pid }
+
 // Done is closed when the program has ended.
 func (c *Child) Done() <-chan struct{} { return c.done }
 

@@ -1,6 +1,7 @@
 package softhsm_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +58,11 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := hsm.Generate(uri, "ca"); err != nil {
+	ceremony, err := hsm.OpenCeremony(uri, hsm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(ceremony.Generate("ca", false), ceremony.Close()); err != nil {
 		t.Fatal(err)
 	}
 	token, err := hsm.Open(uri, hsm.Options{})

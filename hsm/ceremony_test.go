@@ -11,16 +11,25 @@ import (
 	"github.com/chancery-pki/chancery/hsm/hsmtest"
 )
 
+func open(t *testing.T, uri hsm.URI) *hsm.Ceremony {
+	t.Helper()
+	c, err := hsm.OpenCeremony(uri, hsm.Options{})
+	check(t, err)
+	return c
+}
+
 func TestGenerate(t *testing.T) {
 	uri := hsmtest.New(t)
+	ceremony := open(t, uri)
 	for _, label := range []string{"ca", "approval"} {
-		check(t, hsm.Generate(uri, label))
+		check(t, ceremony.Generate(label, false))
 	}
-	if err := hsm.Generate(uri, ""); err == nil {
+	if err := ceremony.Generate("", false); err == nil {
 		t.Error("generated a key without a label")
 	}
-	list, err := hsm.Inventory(uri)
+	list, err := ceremony.Inventory()
 	check(t, err)
+	check(t, ceremony.Close())
 	if len(list) != 2 {
 		t.Fatalf("inventory %+v, want two keys", list)
 	}
@@ -45,19 +54,21 @@ func TestGenerate(t *testing.T) {
 // A label that is taken stays as it is, whatever has it.
 func TestGenerateKeyExists(t *testing.T) {
 	uri := hsmtest.New(t)
-	check(t, hsm.Generate(uri, "ca"))
+	hsmtest.Generate(t, uri, "ca")
 	behind(t, uri, func(s rawSession) {
 		s.ecPair("edwards", ed25519)
 		check(t, s.SetAttributeValue(s.h, s.ecPair("private only", p256), []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, "renamed")}))
 		putPublic(s, "public only", append([]byte{4, 65, 4}, make([]byte, 64)...))
 	})
+	ceremony := open(t, uri)
 	for _, label := range []string{"ca", "edwards", "private only", "renamed", "public only"} {
-		err := hsm.Generate(uri, label)
+		err := ceremony.Generate(label, false)
 		var e *hsm.KeyExistsError
 		if !errors.As(err, &e) || e.Label != label || e.Token != hsmtest.Label || e.Hint() == "" {
 			t.Errorf("label %q: error %v, want *KeyExistsError", label, err)
 		}
 	}
+	check(t, ceremony.Close())
 	signAndVerify(t, mustKey(t, hsmtest.OpenURI(t, uri), "ca"))
 }
 
@@ -65,7 +76,7 @@ func TestGenerateKeyExists(t *testing.T) {
 // made, and tells of those that it cannot judge.
 func TestInventoryOfOthersKeys(t *testing.T) {
 	uri := hsmtest.New(t)
-	check(t, hsm.Generate(uri, "ca"))
+	hsmtest.Generate(t, uri, "ca")
 	behind(t, uri, func(s rawSession) {
 		s.ecPair("loose", p384, pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, true), pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, false))
 		s.ecPair("edwards", ed25519)
@@ -80,8 +91,10 @@ func TestInventoryOfOthersKeys(t *testing.T) {
 			})
 		check(t, err)
 	})
-	list, err := hsm.Inventory(uri)
+	ceremony := open(t, uri)
+	list, err := ceremony.Inventory()
 	check(t, err)
+	check(t, ceremony.Close())
 	got := map[string]hsm.KeyInfo{}
 	for _, k := range list {
 		got[k.Label] = k

@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -28,42 +29,111 @@ func (e *KeyExistsError) Hint() string {
 	return "use the key that is there, or choose another label; nothing was changed"
 }
 
+// A Ceremony is a token that is open for the day its keys are made, and for
+// auditors. It goes through crypto11; no other use of the module may be made in
+// this process meanwhile. The caller closes it.
+type Ceremony struct {
+	ctx     *crypto11.Context
+	slot    slot
+	publics []publicObject // those that were there when it was opened
+	release func()
+	pin     []byte // lent to ctx
+}
+
+// OpenCeremony opens the token and logs in, once. The errors are those of
+// [Open].
+//
+// The library cannot tell the state of the PIN, nor list keys that it does not
+// know; so the module is opened twice in turn, first without login to look at
+// the slot and at the public keys.
+func OpenCeremony(uri URI, opts Options) (c *Ceremony, err error) {
+	path, release, err := claim(uri)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	if uri.InitReserved != "" {
+		return nil, &URIError{Attribute: "x-init-reserved", Problem: "cannot be used in a ceremony",
+			hint: "generate the keys with the vendor's tools and name them: see docs/hsm.md"}
+	}
+	c = &Ceremony{release: release}
+	if c.slot, c.publics, err = survey(path, uri); err != nil {
+		return nil, err
+	}
+	config := &crypto11.Config{Path: path, TokenSerial: c.slot.info.Serial, MaxSessions: 2, LoginNotSupported: !c.slot.loginRequired()}
+	configure := func() error {
+		c.ctx, err = crypto11.Configure(config)
+		return c.slot.loginFailed(cause("crypto11.Configure", err)) // which of its calls it was, it tells in prose
+	}
+	if !c.slot.loginRequired() {
+		return c, configure()
+	}
+	err = withPIN(uri, c.slot, opts, func(pin []byte) error {
+		c.pin = bytes.Clone(pin)
+		config.Pin = asString(c.pin)
+		return configure()
+	})
+	if err != nil {
+		clear(c.pin)
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close ends the sessions and the login, and unloads the module.
+func (c *Ceremony) Close() error {
+	err := cause("C_Finalize", c.ctx.Close())
+	clear(c.pin)
+	c.release()
+	return err
+}
+
+// Info describes the token.
+func (c *Ceremony) Info() Info { return c.slot.info }
+
 // Generate makes a P-256 key pair on the token: kept by the token, sensitive,
 // not extractable, good for signing only, with a random CKA_ID. A label that
-// is taken is a [*KeyExistsError]; else the errors are those of [Open].
-func Generate(uri URI, label string) error {
+// is taken is a [*KeyExistsError].
+//
+// A key that is wrappable is extractable instead, for a wrapping key that the
+// security officer trusts (CKA_WRAP_WITH_TRUSTED): it can be backed up, and
+// whoever has the officer's PIN and the user's can take it away. That cannot be
+// changed later.
+func (c *Ceremony) Generate(label string, wrappable bool) error {
 	if label == "" {
 		return errors.New("generate key: the label is empty")
 	}
-	return ceremony(uri, func(c *crypto11.Context, s slot, publics []publicObject) error {
-		for _, p := range publics {
-			if p.label == label {
-				return &KeyExistsError{Token: s.info.Label, Label: label}
-			}
+	for _, p := range c.publics {
+		if p.label == label {
+			return &KeyExistsError{Token: c.slot.info.Label, Label: label}
 		}
-		// A key that is missing is nil without an error.
-		there, err := c.FindKeyPairs(nil, []byte(label))
-		if err != nil {
-			return fmt.Errorf("look for key %q: %w", label, cause("C_FindObjects", err))
-		}
-		if len(there) > 0 {
-			return &KeyExistsError{Token: s.info.Label, Label: label}
-		}
-		public, private, err := templates(label)
-		if err != nil {
-			return err
-		}
-		if _, err := c.GenerateECDSAKeyPairWithAttributes(public, private, elliptic.P256()); err != nil {
-			return fmt.Errorf("generate key %q: %w", label, cause("C_GenerateKeyPair", err))
-		}
-		return nil
-	})
+	}
+	// A key that is missing is nil without an error.
+	there, err := c.ctx.FindKeyPairs(nil, []byte(label))
+	if err != nil {
+		return fmt.Errorf("look for key %q: %w", label, cause("C_FindObjects", err))
+	}
+	if len(there) > 0 {
+		return &KeyExistsError{Token: c.slot.info.Label, Label: label}
+	}
+	public, private, err := templates(label, wrappable)
+	if err != nil {
+		return err
+	}
+	if _, err := c.ctx.GenerateECDSAKeyPairWithAttributes(public, private, elliptic.P256()); err != nil {
+		return fmt.Errorf("generate key %q: %w", label, cause("C_GenerateKeyPair", err))
+	}
+	return nil
 }
 
 // templates are the attributes of a new key pair (PKCS#11 2.40 sections 4.8
 // and 4.9). What the key must not do is said too: the defaults are the
 // token's, and SoftHSM's are generous.
-func templates(label string) (public, private crypto11.AttributeSet, err error) {
+func templates(label string, wrappable bool) (public, private crypto11.AttributeSet, err error) {
 	id := make([]byte, 20)
 	rand.Read(id)
 	public, private = crypto11.NewAttributeSet(), crypto11.NewAttributeSet()
@@ -86,7 +156,7 @@ func templates(label string) (public, private crypto11.AttributeSet, err error) 
 		{private, crypto11.CkaToken, true},
 		{private, crypto11.CkaPrivate, true},
 		{private, crypto11.CkaSensitive, true},
-		{private, crypto11.CkaExtractable, false},
+		{private, crypto11.CkaExtractable, wrappable},
 		{private, crypto11.CkaSign, true},
 		{private, crypto11.CkaSignRecover, false},
 		{private, crypto11.CkaDecrypt, false},
@@ -97,7 +167,10 @@ func templates(label string) (public, private crypto11.AttributeSet, err error) 
 			return nil, nil, fmt.Errorf("key template: %w", err)
 		}
 	}
-	return public, private, nil
+	if wrappable {
+		err = private.Set(crypto11.CkaWrapWithTrusted, true)
+	}
+	return public, private, err
 }
 
 // An Answer is what a token says about an attribute of a key.
@@ -130,40 +203,37 @@ type KeyInfo struct {
 
 // Inventory lists the key pairs on the token. Pairs of which only the public
 // half can be described are listed with a Problem.
-func Inventory(uri URI) ([]KeyInfo, error) {
+func (c *Ceremony) Inventory() ([]KeyInfo, error) {
 	var list []KeyInfo
-	err := ceremony(uri, func(c *crypto11.Context, s slot, publics []publicObject) error {
-		listed := map[string]bool{}
-		// Kind by kind: one key of a kind that the library does not know
-		// would spoil a list of everything.
-		for _, kind := range []uint{pkcs11.CKK_EC, pkcs11.CKK_RSA} {
-			want := crypto11.NewAttributeSet()
-			if err := want.Set(crypto11.CkaKeyType, kind); err != nil {
-				return err
-			}
-			pairs, err := c.FindKeyPairsWithAttributes(want)
-			if err = cause("C_FindObjects", err); dead(err) {
-				return err
-			}
-			for _, pair := range pairs {
-				info, err := describe(c, pair)
-				if err != nil {
-					return err
-				}
-				listed[info.Label+"\x00"+string(info.ID)] = true
-				list = append(list, info)
-			}
+	listed := map[string]bool{}
+	// Kind by kind: one key of a kind that the library does not know would
+	// spoil a list of everything.
+	for _, kind := range []uint{pkcs11.CKK_EC, pkcs11.CKK_RSA} {
+		want := crypto11.NewAttributeSet()
+		if err := want.Set(crypto11.CkaKeyType, kind); err != nil {
+			return nil, err
 		}
-		for _, p := range publics {
-			if !listed[p.label+"\x00"+string(p.id)] {
-				list = append(list, KeyInfo{Label: p.label, ID: p.id, Type: p.kind(),
-					Sensitive: Unknown, Extractable: Unknown, AlwaysSensitive: Unknown, NeverExtractable: Unknown, Local: Unknown,
-					Problem: "only the public half can be described: the private one is missing or of an unsupported kind"})
-			}
+		pairs, err := c.ctx.FindKeyPairsWithAttributes(want)
+		if err = cause("C_FindObjects", err); dead(err) {
+			return nil, err
 		}
-		return nil
-	})
-	return list, err
+		for _, pair := range pairs {
+			info, err := describe(c.ctx, pair)
+			if err != nil {
+				return nil, err
+			}
+			listed[info.Label+"\x00"+string(info.ID)] = true
+			list = append(list, info)
+		}
+	}
+	for _, p := range c.publics {
+		if !listed[p.label+"\x00"+string(p.id)] {
+			list = append(list, KeyInfo{Label: p.label, ID: p.id, Type: p.kind(),
+				Sensitive: Unknown, Extractable: Unknown, AlwaysSensitive: Unknown, NeverExtractable: Unknown, Local: Unknown,
+				Problem: "only the public half can be described: the private one is missing or of an unsupported kind"})
+		}
+	}
+	return list, nil
 }
 
 func describe(c *crypto11.Context, pair crypto11.Signer) (KeyInfo, error) {
@@ -207,43 +277,6 @@ func describe(c *crypto11.Context, pair crypto11.Signer) (KeyInfo, error) {
 		}
 	}
 	return info, nil
-}
-
-// ceremony runs f on the token through crypto11. The library cannot tell the
-// state of the PIN, nor list keys it does not know; so the module is opened
-// twice in turn, first without login to look at the slot and at the public
-// keys, and never twice at a time.
-func ceremony(uri URI, f func(*crypto11.Context, slot, []publicObject) error) error {
-	path, release, err := claim(uri)
-	if err != nil {
-		return err
-	}
-	defer release()
-	s, publics, err := survey(path, uri)
-	if err != nil {
-		return err
-	}
-	config := &crypto11.Config{Path: path, TokenSerial: s.info.Serial, MaxSessions: 2, LoginNotSupported: !s.loginRequired()}
-	if s.loginRequired() {
-		if err := s.mayLogin(); err != nil {
-			return err
-		}
-		pin, err := readPIN(uri)
-		if err != nil {
-			return err
-		}
-		defer clear(pin) // after Close
-		config.Pin = asString(pin)
-	}
-	c, err := crypto11.Configure(config)
-	if err != nil {
-		return s.loginFailed(cause("crypto11.Configure", err)) // which of its calls it was, it tells in prose
-	}
-	err = f(c, s, publics)
-	if closeErr := c.Close(); err == nil {
-		err = cause("C_Finalize", closeErr)
-	}
-	return err
 }
 
 // publicObject is a public key as everybody sees it, without login.
