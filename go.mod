@@ -5,6 +5,7 @@ go 1.26.0
 // What ships.
 require (
 	github.com/ThalesIgnite/crypto11 v1.2.5
+	github.com/cloudflare/circl v1.6.5
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/danielgtaylor/huma/v2 v2.37.2
 	github.com/google/go-tpm v0.9.8
@@ -28,6 +29,7 @@ require (
 
 // What those need.
 require (
+	github.com/bwesterb/go-ristretto v1.2.4 // indirect
 	github.com/dustin/go-humanize v1.1.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
