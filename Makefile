@@ -36,7 +36,7 @@ deps:
 	scripts/deps softhsm2 swtpm swtpm-tools
 
 deps-test:
-	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl
+	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl p11-kit libnss3 libtpm2-pkcs11-1
 
 clean:
 	rm -rf $(BIN)
