@@ -43,7 +43,7 @@ func (a *app) call(ctx context.Context, method, path string, in, out any) error 
 	resp, err := client.Do(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return cli.Failure("start it with: chancery serve --data "+string(a.data), "no coordinator is running in %s", a.data)
+		return &notRunningError{a.data}
 	case errors.Is(err, fs.ErrPermission):
 		return cli.Failure("run this as the user that the coordinator runs as", "%s may not be opened by this user", a.data.socket())
 	case err != nil:
@@ -65,6 +65,16 @@ func (a *app) call(ctx context.Context, method, path string, in, out any) error 
 		return nil
 	}
 	return json.Unmarshal(b, out)
+}
+
+// A notRunningError is a data directory in which no coordinator runs.
+type notRunningError struct{ data dataDir }
+
+func (e *notRunningError) Error() string {
+	return fmt.Sprintf("no coordinator is running in %s", e.data)
+}
+func (e *notRunningError) Hint() string {
+	return "start it with: chancery serve --data " + string(e.data)
 }
 
 func problem(status int, b []byte) error {

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,21 +10,17 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/internal/durable"
 )
 
 // A Config is DATA/chancery.toml. Unknown keys are errors.
 type Config struct {
-	// Token is the RFC 7512 URI of the PKCS#11 token that holds CA:SK. The PIN
-	// is never in it: pin-source names a file, or systemd hands it over as the
-	// credential hsm.pin.
-	Token string `toml:"token"`
-	// TokenSessions is how many sessions are kept with the token. Default 4.
-	TokenSessions int `toml:"token_sessions,omitempty"`
-	// TokenEnvironment is set for the vendor's module, as in
-	// { SOFTHSM2_CONF = "/etc/softhsm2.conf" }. Optional.
-	TokenEnvironment map[string]string `toml:"token_environment,omitempty"`
+	// HSM lists the PKCS#11 tokens that hold the keys.
+	HSM []HSMConfig `toml:"hsm"`
+	// Keys names the keys in the tokens.
+	Keys KeysConfig `toml:"keys"`
 
 	// Listen is the address that nodes connect to. Default ":8443".
 	Listen string `toml:"listen"`
@@ -62,6 +56,43 @@ type Config struct {
 	SimulatorRoots []string `toml:"simulator_roots,omitempty"`
 }
 
+// An HSMConfig is a [[hsm]] table: one token. Several with the same keys share
+// the load, and one that fails is done without until it is back.
+type HSMConfig struct {
+	// URI names the token (RFC 7512). The PIN is never in it: pin-source names
+	// a file, or systemd hands it over as the credential hsm.pin.
+	URI string `toml:"uri"`
+	// Sessions is how many signatures may be in the token at a time; see
+	// chancery hsm bench. Default 4.
+	Sessions int `toml:"sessions,omitempty"`
+	// Deadline is how long the token may be silent while it has something to
+	// sign, before it counts as hung. Default 5s.
+	Deadline Duration `toml:"deadline,omitempty"`
+	// KeepAlive is how long sessions may be idle before they are used.
+	// Default 8s.
+	KeepAlive Duration `toml:"keep_alive,omitempty"`
+	// Environment is set for the vendor's module, as in
+	// { SOFTHSM2_CONF = "/etc/softhsm2.conf" }. Optional.
+	Environment map[string]string `toml:"environment,omitempty"`
+	// Keys are the ones that the token is used for: ca, next_ca, approval,
+	// x509. Default all.
+	Keys []string `toml:"keys,omitempty"`
+	// Wrappable accepts keys that were generated so that they can be backed
+	// up: whoever has the security officer's PIN and the user's can take them
+	// out of the token. Default false.
+	Wrappable bool `toml:"wrappable,omitempty"`
+}
+
+// A KeysConfig is the [keys] table: PKCS#11 URIs with the object (label) or
+// the id of each key, or both, as in "pkcs11:object=chancery-ca-1". Labels are
+// init's own unless keys were made otherwise.
+type KeysConfig struct {
+	CA       string `toml:"ca,omitempty"`
+	NextCA   string `toml:"next_ca,omitempty"`
+	Approval string `toml:"approval,omitempty"`
+	X509     string `toml:"x509,omitempty"`
+}
+
 // A Duration is written as Go writes one: 168h, 90s.
 type Duration time.Duration
 
@@ -82,18 +113,23 @@ func defaultConfig() Config {
 		Heartbeat:       Duration(2 * time.Minute),
 		ReattestWindow:  Duration(90 * 24 * time.Hour),
 		MinAssurance:    2,
+		Keys:            KeysConfig{CA: keyURI(labelCA), NextCA: keyURI(labelNextCA), Approval: keyURI(labelApproval), X509: keyURI(labelX509)},
 	}
 }
+
+func keyURI(label string) string { return hsm.URI{Object: label}.String() }
 
 // The files in the data directory.
 type dataDir string
 
-func (d dataDir) config() string  { return filepath.Join(string(d), "chancery.toml") }
-func (d dataDir) store() string   { return filepath.Join(string(d), "chancery.db") }
-func (d dataDir) tlsKey() string  { return filepath.Join(string(d), "tls.pem") }
-func (d dataDir) socket() string  { return filepath.Join(string(d), "admin.sock") }
-func (d dataDir) pointer() string { return filepath.Join(string(d), "pointer") }
-func (d dataDir) softhsm() string { return filepath.Join(string(d), "softhsm") }
+func (d dataDir) config() string     { return filepath.Join(string(d), "chancery.toml") }
+func (d dataDir) store() string      { return filepath.Join(string(d), "chancery.db") }
+func (d dataDir) tlsKey() string     { return filepath.Join(string(d), "tls.pem") }
+func (d dataDir) socket() string     { return filepath.Join(string(d), "admin.sock") }
+func (d dataDir) pointer() string    { return filepath.Join(string(d), "pointer") }
+func (d dataDir) transcript() string { return filepath.Join(string(d), "transcript") }
+func (d dataDir) softhsm() string    { return filepath.Join(string(d), "softhsm") }
+func (d dataDir) latch() hsm.Latch   { return hsm.Latch(filepath.Join(string(d), "latch")) }
 
 func (d dataDir) loadConfig() (Config, error) {
 	c := defaultConfig()
@@ -104,25 +140,16 @@ func (d dataDir) loadConfig() (Config, error) {
 	if err != nil {
 		return c, err
 	}
-	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) {
-			return c, cli.Usage("keys are described in docs/operating.md", "%s: unknown key:\n%s", d.config(), strict.String())
-		}
-		var at *toml.DecodeError
-		if errors.As(err, &at) {
-			return c, cli.Usage("", "%s:\n%s", d.config(), at.String())
-		}
-		return c, cli.Usage("", "%s: %v", d.config(), err)
+	if err := strictTOML(d.config(), b, &c); err != nil {
+		return c, err
 	}
 	return c, c.check()
 }
 
 func (c *Config) check() error {
 	switch {
-	case c.Token == "":
-		return cli.Usage("token = \"pkcs11:token=...?module-path=...&pin-source=...\"", "the configuration names no token")
+	case len(c.HSM) == 0:
+		return cli.Usage("[[hsm]]\n      uri = \"pkcs11:token=...?module-path=...&pin-source=...\"", "the configuration names no token")
 	case c.Heartbeat <= 0 || 2*c.Heartbeat > c.CRLLife:
 		return cli.Usage("", "heartbeat %s must be longer than 0 and at most half of crl_life %s", time.Duration(c.Heartbeat), time.Duration(c.CRLLife))
 	case c.DNSSuffix != "" && chancery.ValidateName(c.DNSSuffix) != nil:
@@ -132,7 +159,7 @@ func (c *Config) check() error {
 	case c.MinAssurance < 0 || c.MinAssurance > 3:
 		return cli.Usage("", "min_assurance %d must be from 0 to 3", c.MinAssurance)
 	}
-	return nil
+	return c.checkTokens()
 }
 
 func (c *Config) write(file string) error {

@@ -14,30 +14,24 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/hsm/share"
 	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/internal/durable"
 	"github.com/chancery-pki/chancery/merkle"
-	"github.com/chancery-pki/chancery/simulator/softhsm"
-)
-
-// The keys in the token. CA:SK is the first; its successor is made with it,
-// because the genesis commits to it.
-const (
-	labelCA       = "chancery-ca-1"
-	labelNextCA   = "chancery-ca-2"
-	labelApproval = "chancery-approval"
-	labelX509     = "chancery-x509"
 )
 
 const (
@@ -46,9 +40,11 @@ const (
 )
 
 type initFlags struct {
-	token, url, listen, trustDomain string
-	simulator, existingKeys         bool
-	ekRoots, simulatorRoots         []string
+	Plan
+	token, ceremony string
+	model           string
+	simulator, yes  bool
+	keys            map[string]string
 }
 
 // An initResult is what init prints with -o json.
@@ -61,6 +57,9 @@ type initResult struct {
 	URL         string    `json:"url"`
 	TrustDomain string    `json:"trust_domain"`
 	Created     time.Time `json:"created"`
+	Transcript  string    `json:"transcript" doc:"file"`
+	Shares      []string  `json:"shares,omitempty" doc:"files with shares of the PIN"`
+	Warnings    []string  `json:"warnings,omitempty"`
 	Next        []string  `json:"next"`
 }
 
@@ -71,32 +70,87 @@ func (a *app) initCommand() *cobra.Command {
 		Short: "Generate CA:SK in the token and publish the first pointer record",
 		Long: `init makes a coordinator in the data directory: it generates CA:SK, the key after
 it, the approval key and the X.509 issuer key in a PKCS#11 token, signs CA:S and
-the first pointer record, and prints the pin that nodes need.`,
+the first pointer record, and prints the pin that nodes need.
+
+With --ceremony all of that is in one file, which people can agree on before the
+day; init says what it will do, asks, and leaves a transcript that CA:SK signed.`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.init(c.Context(), &f) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if f.ceremony != "" {
+				var given []string
+				c.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
+					if f.Name != "ceremony" && f.Name != "yes" {
+						given = append(given, "--"+f.Name)
+					}
+				})
+				if len(given) > 0 {
+					return cli.Usage("say it in the file", "%s and --ceremony exclude each other", strings.Join(given, ", "))
+				}
+			}
+			return a.init(c.Context(), &f)
+		},
 	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"
 	}
+	c.Flags().StringVar(&f.ceremony, "ceremony", "", "file that says all of it: see docs/hsm.md")
+	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask before a ceremony")
 	c.Flags().StringVar(&f.token, "hsm", "", "PKCS#11 URI of the token, as in pkcs11:token=NAME?module-path=FILE&pin-source=file:FILE")
 	c.Flags().BoolVar(&f.simulator, "simulator", false, "make a SoftHSM token in the data directory: for trials, CA:SK is in a file")
-	c.Flags().BoolVar(&f.existingKeys, "existing-keys", false, "go on with the keys that an earlier init left in the token")
-	c.Flags().StringVar(&f.url, "url", "https://"+strings.ToLower(host)+":8443", "where nodes reach this coordinator")
-	c.Flags().StringVar(&f.listen, "listen", "", "address to listen on (default: the port of --url on all interfaces)")
-	c.Flags().StringVar(&f.trustDomain, "trust-domain", "chancery.internal", "SPIFFE trust domain of node names")
-	c.Flags().StringSliceVar(&f.ekRoots, "ek-roots", nil, "PEM files of TPM manufacturers")
-	c.Flags().StringSliceVar(&f.simulatorRoots, "simulator-roots", nil, "PEM files of makers of simulators; allows simulators")
+	c.Flags().StringVar(&f.model, "device-model", "", "with --simulator: give it the speed and the limits of a device: "+deviceModels())
+	c.Flags().BoolVar(&f.ExistingKeys, "existing-keys", false, "go on with the keys that are in the token already, and generate those that are missing")
+	c.Flags().StringToStringVar(&f.keys, "key", nil, "name of a key in the token, as in ca=pkcs11:object=LABEL or approval=pkcs11:id=%01 (keys: "+strings.Join(keyNames, ", ")+")")
+	c.Flags().StringVar(&f.URL, "url", "https://"+strings.ToLower(host)+":8443", "where nodes reach this coordinator")
+	c.Flags().StringVar(&f.Listen, "listen", "", "address to listen on (default: the port of --url on all interfaces)")
+	c.Flags().StringVar(&f.TrustDomain, "trust-domain", "chancery.internal", "SPIFFE trust domain of node names")
+	c.Flags().StringSliceVar(&f.EKRoots, "ek-roots", nil, "PEM files of TPM manufacturers")
+	c.Flags().StringSliceVar(&f.SimulatorRoots, "simulator-roots", nil, "PEM files of makers of simulators; allows simulators")
 	return c
 }
 
-func (a *app) init(ctx context.Context, f *initFlags) error {
-	endpoint, err := url.Parse(f.url)
-	if err != nil || endpoint.Scheme != "https" || endpoint.Host == "" || len(f.url) > 255 {
-		return cli.Usage("as in https://coordinator.example:8443", "%q is not an https URL", f.url)
+// plan turns the flags into a plan; the token of a simulator is not in it yet.
+func (f *initFlags) plan() (*Plan, error) {
+	if f.ceremony != "" {
+		return loadPlan(f.ceremony)
 	}
 	if f.simulator == (f.token != "") {
-		return noTokenChosen(f)
+		return nil, noTokenChosen(f)
+	}
+	if f.model != "" && !f.simulator {
+		return nil, cli.Usage("", "--device-model is for --simulator")
+	}
+	p := f.Plan
+	p.Title = "chancery init"
+	p.HSM = []HSMConfig{{URI: f.token}}
+	for name, uri := range f.keys {
+		switch name {
+		case keyCA:
+			p.Keys.CA = uri
+		case keyNextCA:
+			p.Keys.NextCA = uri
+		case keyApproval:
+			p.Keys.Approval = uri
+		case keyX509:
+			p.Keys.X509 = uri
+		default:
+			return nil, cli.Usage("keys are "+strings.Join(keyNames, ", "), "--key: no key is called %q", name)
+		}
+	}
+	if f.simulator { // checked with the rest, and made when all is well
+		p.HSM[0].URI = "pkcs11:token=" + simulatorToken + "?module-name=softhsm2"
+	}
+	return &p, nil
+}
+
+func (a *app) init(ctx context.Context, f *initFlags) error {
+	plan, err := f.plan()
+	if err != nil {
+		return err
+	}
+	config, err := plan.config()
+	if err != nil {
+		return err
 	}
 	if err := os.MkdirAll(string(a.data), 0o700); err != nil {
 		return cli.Failure("choose another directory with --data, or run as its owner", "%v", err)
@@ -104,31 +158,20 @@ func (a *app) init(ctx context.Context, f *initFlags) error {
 	if _, err := os.Stat(a.data.config()); !errors.Is(err, fs.ErrNotExist) {
 		return cli.Failure("start it with: chancery serve", "there is a coordinator in %s already; nothing was changed", a.data)
 	}
-	config := defaultConfig()
-	config.EKRoots, config.SimulatorRoots, config.AllowSimulator = f.ekRoots, f.simulatorRoots, len(f.simulatorRoots) > 0
-	config.Listen = f.listen
-	if config.Listen == "" {
-		config.Listen = ":" + portOf(endpoint)
+	if f.ceremony != "" && !f.yes {
+		if err := confirm(plan.summary(string(a.data))); err != nil {
+			return err
+		}
 	}
-	if _, _, err := loadRoots(&config); err != nil {
-		return err
-	}
-	config.Token = f.token
 	if f.simulator {
 		if _, err := os.Stat(a.data.softhsm()); !errors.Is(err, fs.ErrNotExist) {
 			return cli.Failure("it is a trial and has issued nothing: remove "+string(a.data)+" and repeat", "an earlier init was interrupted and left a token in %s", a.data.softhsm())
 		}
-		i, err := softhsm.New(string(a.data.softhsm()), "chancery-trial")
-		if err != nil {
-			return cli.WithCode(cli.ExitNoToken, err)
+		if config.HSM[0], err = trialToken(string(a.data.softhsm()), f.model); err != nil {
+			return err
 		}
-		config.Token = i.URI.String()
-		config.TokenEnvironment = map[string]string{"SOFTHSM2_CONF": i.Conf}
 	}
-	if err := config.setEnvironment(); err != nil {
-		return err
-	}
-	result, err := a.ceremony(ctx, f, &config)
+	result, err := a.perform(ctx, plan, config)
 	if err != nil {
 		return err
 	}
@@ -153,83 +196,147 @@ func portOf(u *url.URL) string {
 	return "443"
 }
 
-func (c *Config) setEnvironment() error {
-	for name, value := range c.TokenEnvironment {
-		if err := os.Setenv(name, value); err != nil {
-			return cli.Usage("", "token_environment: %s: %v", name, err)
-		}
-	}
-	return nil
-}
-
-// parseToken reads the URI of a token, which must name a module too.
-func parseToken(s string) (hsm.URI, error) {
-	uri, err := hsm.ParseURI(s)
-	if err != nil {
-		return uri, cli.WithCode(cli.ExitUsage, err)
-	}
-	if uri.ModulePath == "" && uri.ModuleName == "" {
-		return uri, cli.Usage("add ?module-path=/path/to/module.so", "the token's uri names no PKCS#11 module")
-	}
-	return uri, nil
-}
-
-// ceremony generates the keys, signs the first pointer record and writes the
-// data directory. The configuration is written last: with it the coordinator
-// exists, without it init may be repeated (with --existing-keys).
-func (a *app) ceremony(ctx context.Context, f *initFlags, config *Config) (*initResult, error) {
-	uri, err := parseToken(config.Token)
+// perform does what the plan says: it generates the keys, signs the first
+// pointer record and writes the data directory. The configuration is written
+// last: with it the coordinator exists, without it init may be repeated (with
+// existing keys).
+func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initResult, error) {
+	began := time.Now()
+	pool, err := a.makeKeys(ctx, plan, config)
 	if err != nil {
 		return nil, err
 	}
-	for _, label := range []string{labelCA, labelNextCA, labelApproval, labelX509} {
-		switch err := hsm.Generate(uri, label); {
-		case is[*hsm.KeyExistsError](err) && f.existingKeys: // and those that are missing are made
-		case is[*hsm.KeyExistsError](err):
-			return nil, cli.Failure("if an earlier init made it, repeat with --existing-keys", "%v", err)
-		case err != nil:
+	defer pool.Close()
+	keys := map[string]*hsm.PoolKey{}
+	for _, name := range keyNames {
+		if keys[name], err = pool.Key(name); err != nil {
 			return nil, err
 		}
 	}
-	token, err := hsm.Open(uri, hsm.Options{Sessions: 1})
+	if suite := keys[keyApproval].PublicKey().Suite(); suite != chancery.P256 {
+		return nil, cli.Usage("TPMs verify approvals, and are asked for P-256 only", "the approval key %s has suite %s, want %s", config.Keys.Approval, suite, chancery.P256)
+	}
+	pair, tlsPin, err := makeTLSKey(plan.URL)
 	if err != nil {
 		return nil, err
 	}
-	defer token.Close()
-	keys := map[string]*hsm.Key{}
-	for _, label := range []string{labelCA, labelNextCA, labelApproval, labelX509} {
-		keys[label], err = token.Key(label)
-		if is[*hsm.KeyNotFoundError](err) { // Generate found it, so half of it is there
-			return nil, &cli.Error{Code: cli.ExitNoToken, Err: err, Tip: "an earlier init was interrupted while the token made it; delete the half that is there and repeat: " +
-				"pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type pubkey --label " + label}
+	p, err := firstPointer(ctx, plan, keys, tlsPin)
+	if err != nil {
+		return nil, err
+	}
+	if err := pool.Settle(ctx); err != nil {
+		return nil, err
+	}
+	shares, err := splitPIN(plan, config)
+	if err != nil {
+		return nil, err
+	}
+	t := writeTranscript(plan, began, pool, p, shares)
+	sig, err := keys[keyCA].Sign(ctx, p.FleetID(), chancery.NewCeremony(t.Bytes()))
+	if err != nil {
+		return nil, err
+	}
+	r := &initResult{
+		Pin: p.FleetID().Pin(), CA: p.Current().Key.String(), CAID: p.Current().ID.String(),
+		URL: plan.URL, TrustDomain: plan.TrustDomain, Created: p.Issued, Transcript: a.data.transcript(),
+		Next: []string{"chancery serve", "chancery token create --name 'edge-*'"},
+	}
+	for i, s := range pool.Status() {
+		if i == 0 {
+			r.Token, r.Simulator = s.Info.Label, s.Info.Simulator
 		}
+		r.Warnings = append(r.Warnings, warnings(s)...)
+	}
+	if r.Shares, err = writeShares(plan, shares); err != nil {
+		return nil, err
+	}
+	return r, a.writeData(ctx, config, p, pair, t.sign(sig))
+}
+
+// makeKeys generates the keys and opens the tokens for them.
+func (a *app) makeKeys(ctx context.Context, plan *Plan, config *Config) (*hsm.Pool, error) {
+	open := func() (*hsm.Pool, error) {
+		wanted := map[string]chancery.PublicKey{}
+		for _, name := range keyNames {
+			wanted[name] = chancery.PublicKey{}
+		}
+		return openTokens(ctx, config, chancery.FleetID{}, a.data.latch(), slog.New(slog.DiscardHandler), wanted)
+	}
+	if plan.ExistingKeys {
+		// Not every module can generate, and none has to if all keys are there.
+		if pool, err := open(); !is[*hsm.KeyNotFoundError](err) {
+			return pool, err
+		}
+	}
+	made := map[string]bool{}
+	for i := range config.HSM {
+		if err := a.generate(&config.HSM[i], plan, config, made); err != nil {
+			return nil, err
+		}
+	}
+	pool, err := open()
+	if missing, ok := errors.AsType[*hsm.KeyNotFoundError](err); ok { // Generate found it, so half of it is there
+		return nil, &cli.Error{Code: cli.ExitNoToken, Err: err, Tip: "an earlier init was interrupted while the token made it; delete the half that is there and repeat: " +
+			"pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type pubkey --label " + missing.Label}
+	}
+	return pool, err
+}
+
+// generate makes the keys that the token is the first one to be used for.
+func (a *app) generate(h *HSMConfig, plan *Plan, config *Config, made map[string]bool) error {
+	var mine []string
+	for _, name := range keyNames {
+		if h.serves(name) && !made[name] {
+			made[name] = true
+			mine = append(mine, name)
+		}
+	}
+	uri, err := parseToken(h.URI)
+	if err != nil || len(mine) == 0 {
+		return err
+	}
+	return h.within(func() (err error) {
+		c, err := hsm.OpenCeremony(uri, hsm.Options{Latch: a.data.latch()})
 		if err != nil {
-			return nil, err
+			return err
 		}
-	}
-	if suite := keys[labelApproval].PublicKey().Suite(); suite != chancery.P256 {
-		return nil, cli.Usage("TPMs verify approvals, and are asked for P-256 only", "the key %s has suite %s, want %s", labelApproval, suite, chancery.P256)
-	}
-	pair, pin, err := makeTLSKey(f.url)
-	if err != nil {
-		return nil, err
-	}
+		defer func() { err = errors.Join(err, c.Close()) }()
+		for _, name := range mine {
+			key, err := config.Keys.uri(name)
+			if err != nil {
+				return err
+			}
+			switch err := c.Generate(key.Object, plan.Wrappable); {
+			case is[*hsm.KeyExistsError](err) && plan.ExistingKeys: // and those that are missing are made
+			case is[*hsm.KeyExistsError](err):
+				return cli.Failure("if an earlier init made it, repeat with --existing-keys", "%v", err)
+			case err != nil:
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// firstPointer signs CA:S and the first pointer record.
+func firstPointer(ctx context.Context, plan *Plan, keys map[string]*hsm.PoolKey, tlsPin [32]byte) (*chancery.Pointer, error) {
 	now := time.Unix(time.Now().Unix(), 0).UTC()
-	ca := keys[labelCA]
+	ca := keys[keyCA]
 	p := &chancery.Pointer{
-		Genesis:     chancery.Genesis{CA: ca.PublicKey(), NextCA: keys[labelNextCA].PublicKey().Fingerprint(), Created: now},
+		Genesis:     chancery.Genesis{CA: ca.PublicKey(), NextCA: keys[keyNextCA].PublicKey().Fingerprint(), Created: now},
 		Seq:         1,
 		Issued:      now,
 		Expires:     now.Add(pointerLife),
-		TrustDomain: f.trustDomain,
-		Endpoints:   []chancery.Endpoint{{URL: f.url, Pins: [][32]byte{pin}}},
+		TrustDomain: plan.TrustDomain,
+		Endpoints:   []chancery.Endpoint{{URL: plan.URL, Pins: [][32]byte{tlsPin}}},
 		MinSuite:    chancery.P256,
 		MaxLife:     maxCertLife,
-		Approval:    keys[labelApproval].PublicKey(),
-		X509Issuer:  keys[labelX509].PublicKey(),
+		Approval:    keys[keyApproval].PublicKey(),
+		X509Issuer:  keys[keyX509].PublicKey(),
 	}
 	fleet := p.FleetID()
 	key := chancery.CAKey{Key: ca.PublicKey(), State: chancery.CAKeyCurrent, Created: now, ID: chancery.DefaultCAID(ca.PublicKey()), Logs: []uint16{1}}
+	var err error
 	if key.CAS, err = ca.Sign(ctx, fleet, chancery.CASelf{Key: key.Key, Created: key.Created}); err != nil {
 		return nil, err
 	}
@@ -240,17 +347,60 @@ func (a *app) ceremony(ctx context.Context, f *initFlags, config *Config) (*init
 	if err := p.Verify(fleet); err != nil {
 		return nil, cli.Usage("", "%v", err)
 	}
-	if err := a.writeData(ctx, config, p, pair); err != nil {
-		return nil, err
-	}
-	return &initResult{
-		Pin: fleet.Pin(), Token: token.Info().Label, Simulator: token.Info().Simulator, CA: ca.PublicKey().String(), CAID: key.ID.String(),
-		URL: f.url, TrustDomain: f.trustDomain, Created: now,
-		Next: []string{"chancery serve", "chancery token create --name 'edge-*'"},
-	}, nil
+	return p, nil
 }
 
-func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer, pair []byte) error {
+// warnings tells what a person should know of a token before he relies on it.
+func warnings(s hsm.Status) (list []string) {
+	if s.State != hsm.Up {
+		return []string{fmt.Sprintf("token %s is %s: %v", s.URI, s.State, s.Err)}
+	}
+	for _, k := range s.Keys {
+		if k.Attributes.Local == hsm.No {
+			list = append(list, fmt.Sprintf("the key %s was not generated in the token %q: whoever brought it there may have it still", k.Name, s.Info.Label))
+		}
+		if k.Attributes.Extractable == hsm.Yes {
+			list = append(list, fmt.Sprintf("the key %s can leave the token %q, wrapped: whoever has the PINs of its user and its security officer can take it", k.Name, s.Info.Label))
+		}
+	}
+	return list
+}
+
+// splitPIN splits the user PIN of the first token, if the plan says so.
+func splitPIN(plan *Plan, config *Config) ([]share.Share, error) {
+	if !plan.PIN.wanted() {
+		return nil, nil
+	}
+	uri, err := parseToken(config.HSM[0].URI)
+	if err != nil {
+		return nil, err
+	}
+	pin, err := hsm.PIN(uri)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(pin)
+	shares, err := share.Split(pin, pinPurpose, plan.PIN.Threshold, plan.PIN.Shares)
+	return shares, cli.WithCode(cli.ExitUsage, err)
+}
+
+// writeShares writes a file for each custodian.
+func writeShares(plan *Plan, shares []share.Share) (files []string, err error) {
+	for _, s := range shares {
+		i := s.Info()
+		file := filepath.Join(plan.PIN.Directory, fmt.Sprintf("share-%d-of-%d.txt", i.Index, i.N))
+		text := s.Reveal()
+		err := durable.WriteFile(file, text)
+		clear(text)
+		if err != nil {
+			return files, cli.Failure("", "%v", err)
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer, pair, transcript []byte) error {
 	s, err := store.Open(ctx, a.data.store())
 	if err != nil {
 		return err
@@ -264,6 +414,9 @@ func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer
 		return err
 	}
 	if err := durable.WriteFile(a.data.pointer(), p.Marshal()); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(a.data.transcript(), transcript); err != nil {
 		return err
 	}
 	return config.write(a.data.config())
@@ -339,6 +492,13 @@ func printInit(w io.Writer, r *initResult) {
 	fmt.Fprintf(w, "CA id          %s\n", r.CAID)
 	fmt.Fprintf(w, "pointer record number 1, %s, trust domain %s\n", r.URL, r.TrustDomain)
 	fmt.Fprintf(w, "pin            %s\n", r.Pin)
+	fmt.Fprintf(w, "transcript     %s\n", r.Transcript)
+	for _, s := range r.Shares {
+		fmt.Fprintf(w, "share of PIN   %s\n", s)
+	}
+	for _, text := range r.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", text)
+	}
 	for _, next := range r.Next {
 		fmt.Fprintf(w, "next: %s\n", next)
 	}

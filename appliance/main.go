@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -23,7 +24,10 @@ import (
 	"github.com/chancery-pki/chancery/internal/cli"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	hsm.SignerProcess()
+	os.Exit(run(os.Args[1:]))
+}
 
 // run is main with its arguments and exit code in the open.
 func run(args []string) int {
@@ -44,7 +48,7 @@ func exitCode(err error) error {
 	}
 	// A URI that was parsed and still cannot be used names a module that is
 	// not there.
-	for _, token := range []func(error) bool{is[*hsm.URIError], is[*hsm.PINError], is[*hsm.PINSourceError], is[*hsm.TokenError], is[*hsm.KeyNotFoundError], is[*hsm.KeyRefusedError], is[*hsm.Error], is[*hsm.FaultError]} {
+	for _, token := range []func(error) bool{is[*hsm.URIError], is[*hsm.PINError], is[*hsm.LatchedError], is[*hsm.PINSourceError], is[*hsm.TokenError], is[*hsm.KeyNotFoundError], is[*hsm.KeyRefusedError], is[*hsm.Error], is[*hsm.FaultError]} {
 		if token(err) {
 			return cli.WithCode(cli.ExitNoToken, err)
 		}
@@ -88,7 +92,7 @@ func (a *app) command() *cobra.Command {
 		return cli.Usage("see: "+c.CommandPath()+" --help", "%v", err)
 	})
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.statusCommand(), a.tokenCommand(), a.nodeCommand(), a.certCommand(),
-		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.pcrCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
+		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.pcrCommand(), a.hsmCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
 	strict(root)
 	return root
 }
@@ -131,13 +135,15 @@ func (a *app) logger() *slog.Logger {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		v := "devel"
-		info, ok := debug.ReadBuildInfo()
-		if ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-			v = info.Main.Version
-		}
-		return a.out.Print(map[string]string{"version": v, "go": info.GoVersion}, func(w io.Writer) {
-			io.WriteString(w, strings.Join([]string{"chancery", v, info.GoVersion}, " ")+"\n")
+		return a.out.Print(map[string]string{"version": version(), "go": runtime.Version()}, func(w io.Writer) {
+			io.WriteString(w, strings.Join([]string{"chancery", version(), runtime.Version()}, " ")+"\n")
 		})
 	}}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
 }

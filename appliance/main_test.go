@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
@@ -20,6 +21,7 @@ import (
 // The tests of this package are of the program, from outside. The test binary
 // is chancery itself when it is called so; it is in PATH under that name.
 func TestMain(m *testing.M) {
+	hsm.SignerProcess() // the test binary is chancery, and so a signer process too
 	testscript.Main(suite{m}, map[string]func(){"chancery": main})
 }
 

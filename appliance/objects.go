@@ -60,7 +60,9 @@ func (a *app) statusCommand() *cobra.Command {
 		}
 		err := a.out.Print(s, func(w io.Writer) {
 			fmt.Fprintf(w, "fleet    %s\n", s.Fleet)
-			fmt.Fprintf(w, "token    %s (%s, serial %s)%s\n", s.Token.Label, s.Token.Model, s.Token.Serial, simulated(s.Token.Simulator))
+			for _, t := range s.Tokens {
+				fmt.Fprintf(w, "token    %s (%s, serial %s)%s, %s\n", t.Label, t.Model, t.Serial, simulated(t.Simulator), t.State)
+			}
 			fmt.Fprintf(w, "nodes    %d enrolled", s.Nodes)
 			if s.Simulators > 0 {
 				fmt.Fprintf(w, " (%d on SIMULATOR chips)", s.Simulators)

@@ -21,7 +21,6 @@ import (
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
-	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
 )
 
@@ -38,9 +37,6 @@ func (a *app) serve(ctx context.Context) (err error) {
 	logger := a.logger()
 	config, err := a.data.loadConfig()
 	if err != nil {
-		return err
-	}
-	if err := config.setEnvironment(); err != nil {
 		return err
 	}
 	unlock, err := a.data.lock()
@@ -64,11 +60,20 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err := pointer.Verify(pointer.FleetID()); err != nil {
 		return fmt.Errorf("the stored pointer record: %w", err)
 	}
-	token, ca, approval, err := openToken(&config)
+	current := pointer.Current()
+	tokens, err := openTokens(ctx, &config, pointer.FleetID(), a.data.latch(), logger, map[string]chancery.PublicKey{keyCA: current.Key, keyApproval: pointer.Approval})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, token.Close()) }()
+	defer func() { err = errors.Join(err, tokens.Close()) }()
+	ca, err := tokens.Key(keyCA)
+	if err != nil {
+		return err
+	}
+	approval, err := tokens.Key(keyApproval)
+	if err != nil {
+		return err
+	}
 
 	l, err := ledger.Open(ctx, ledger.Config{Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), Now: time.Now, Logger: logger})
 	if err != nil {
@@ -85,29 +90,20 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return cli.Usage("", "%s: %v", a.data.config(), err)
 	}
-	info := token.Info()
-	if info.Simulator {
-		logger.Warn("SIMULATOR: CA:SK is in a file, in a SoftHSM token", "token", info.Label)
+	for _, t := range tokens.Status() {
+		if t.Info.Simulator {
+			logger.Warn("SIMULATOR: CA:SK is in a file, in a token that is a program", "token", t.Info.Label)
+		}
 	}
 	verifier := chancery.NewVerifier(chancery.Trust{Pointer: pointer, CRL: l.CRL()})
 	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, Rate: config.EnrollRate, Now: time.Now, Logger: logger}
-	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, Started: time.Now(), Now: time.Now, Logger: logger,
-		Token: api.TokenStatus{Label: info.Label, Serial: info.Serial, Model: info.Model, Simulator: info.Simulator}}
+	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, Started: time.Now(), Now: time.Now, Logger: logger, Tokens: tokens.Status}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serveNodes(ctx, &config, node, logger) })
 	g.Go(func() error { return a.serveOperators(ctx, admin, logger) })
 	g.Go(func() error { return heartbeat(ctx, l, auth, time.Duration(config.Heartbeat), logger) })
 	g.Go(func() error { return follow(ctx, l, verifier, logger) })
-	g.Go(func() error {
-		select {
-		case err := <-l.Dead():
-			// One login a start: the service manager starts anew, with pauses.
-			return cli.WithCode(cli.ExitNoToken, fmt.Errorf("the token is gone: %w", err))
-		case <-ctx.Done():
-			return nil
-		}
-	})
 	logger.Info("serving", "nodes", config.Listen, "operators", a.data.socket(), "pin", pointer.FleetID().Pin(), "log_size", l.Size(), "crl", l.CRL().Head().Number)
 	daemon.SdNotify(false, daemon.SdNotifyReady) // of no interest to anybody but systemd
 	return g.Wait()
@@ -124,24 +120,6 @@ func (d dataDir) lock() (unlock func(), err error) {
 		return nil, cli.Failure("stop it first", "another coordinator works on %s", d)
 	}
 	return func() { f.Close() }, nil
-}
-
-func openToken(config *Config) (token *hsm.Token, ca, approval *hsm.Key, err error) {
-	uri, err := parseToken(config.Token)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	token, err = hsm.Open(uri, hsm.Options{Sessions: config.TokenSessions})
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if ca, err = token.Key(labelCA); err == nil {
-		approval, err = token.Key(labelApproval)
-	}
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, token.Close())
-	}
-	return token, ca, approval, nil
 }
 
 // drain is how long requests may take to end when the coordinator stops.

@@ -180,7 +180,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		}
 		d, err := describe(b)
 		if err != nil {
-			return cli.Usage("it reads pointer records, CA:N:S, N:S, CRLs, deltas, N:C, session and CA certificates (PEM or DER)", "%s: %v", args[0], err)
+			return cli.Usage("it reads pointer records, CA:N:S, N:S, CRLs, deltas, N:C, session and CA certificates (PEM or DER), transcripts of ceremonies", "%s: %v", args[0], err)
 		}
 		return a.show(d)
 	}}
@@ -188,6 +188,14 @@ func (a *app) inspectCommand() *cobra.Command {
 
 // describe tells what b is.
 func describe(b []byte) (*description, error) {
+	if isTranscript(b) {
+		ca, fleet, err := verifyTranscript(b)
+		d := &description{what: "transcript of a key ceremony"}
+		d.add("fleet", fleet.Pin())
+		d.add("ca_key", ca.String())
+		d.add("verifies", verdict(err))
+		return d, nil
+	}
 	if block, _ := pem.Decode(b); block != nil {
 		b = block.Bytes
 	}

@@ -145,9 +145,10 @@ func templates(label string, wrappable bool) (public, private crypto11.Attribute
 		{public, crypto11.CkaId, id},
 		{public, crypto11.CkaLabel, label},
 		{public, crypto11.CkaToken, true},
-		{public, crypto11.CkaVerify, true},
+		// The host verifies. tpm2-pkcs11 refuses a public half that may, and
+		// crypto11 would say so if nothing was said.
+		{public, crypto11.CkaVerify, false},
 		{public, crypto11.CkaVerifyRecover, false},
-		{public, crypto11.CkaEncrypt, false},
 		{public, crypto11.CkaWrap, false},
 		{public, crypto11.CkaDerive, false},
 

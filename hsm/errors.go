@@ -50,6 +50,19 @@ func (e *Error) Dead() bool {
 	return true
 }
 
+// transport reports whether the code, as an answer to C_Login, blames the way
+// to the token and says nothing about the PIN.
+func (e *Error) transport() bool {
+	switch e.Code {
+	case pkcs11.CKR_HOST_MEMORY, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_FUNCTION_FAILED, pkcs11.CKR_FUNCTION_CANCELED,
+		pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_DEVICE_MEMORY, pkcs11.CKR_DEVICE_REMOVED,
+		pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SESSION_COUNT, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_READ_ONLY_EXISTS,
+		pkcs11.CKR_TOKEN_NOT_PRESENT, pkcs11.CKR_TOKEN_NOT_RECOGNIZED, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED:
+		return true
+	}
+	return false
+}
+
 // Hint tells what to do about the failure.
 func (e *Error) Hint() string {
 	if e.Dead() {

@@ -28,18 +28,19 @@ type member struct {
 	// tagKey and known recognise the PIN that the token took last, see
 	// [Options]. Only run uses them.
 	tagKey, known []byte
-	tried         bool // outcome has been called; likewise
+	tried         bool          // outcome has been called; likewise
+	settled       chan struct{} // closed by outcome
 
 	// Pool.mu guards these.
-	process *process      // nil while there is none that may be asked
-	lost    chan struct{} // closed when process ends
-	state   State
-	since   time.Time
-	err     error // the last failure
-	info    Info  // as last seen
-	local   map[int]readyKey
-	latency latency
-	stats   struct{ signatures, retries, refusals, faults, starts uint64 }
+	process    *process      // nil while there is none that may be asked
+	lost       chan struct{} // closed when process ends
+	state      State
+	since      time.Time
+	err        error                 // the last failure
+	info       Info                  // as last seen
+	attributes map[int]KeyAttributes // by index in PoolConfig.Keys
+	latency    latency
+	stats      struct{ signatures, retries, refusals, faults, starts uint64 }
 }
 
 func newMember(p *Pool, c TokenConfig) (*member, error) {
@@ -52,7 +53,7 @@ func newMember(p *Pool, c TokenConfig) (*member, error) {
 	if c.Deadline < 0 || c.KeepAlive < 0 || c.Sessions < 0 {
 		return nil, fmt.Errorf("token %s: deadline, keep-alive and sessions must not be negative", c.URI)
 	}
-	m := &member{pool: p, config: c, state: Connecting, since: time.Now(), tagKey: make([]byte, 32)}
+	m := &member{pool: p, settled: make(chan struct{}), config: c, state: Connecting, since: time.Now(), tagKey: make([]byte, 32)}
 	rand.Read(m.tagKey)
 	for i, k := range p.config.Keys {
 		if len(c.Keys) == 0 || slices.Contains(c.Keys, k.Name) {
@@ -107,6 +108,7 @@ func (m *member) run() {
 func (m *member) outcome(err error) {
 	if !m.tried {
 		m.tried = true
+		close(m.settled)
 		m.pool.first <- outcome{m, err} // has room
 	}
 }
@@ -205,9 +207,9 @@ func (m *member) up(q *process) {
 	m.process, m.lost, m.info, m.err = q, make(chan struct{}), q.info, nil
 	m.state, m.since = Up, time.Now()
 	m.stats.starts++
-	m.local = map[int]readyKey{}
+	m.attributes = map[int]KeyAttributes{}
 	for i, k := range q.keys {
-		m.local[m.keys[i]] = k
+		m.attributes[m.keys[i]] = k.Attributes
 	}
 	to := m.pool.drain()
 	m.pool.mu.Unlock()

@@ -54,6 +54,10 @@ func pinPath(source string) (string, error) {
 	return path, nil
 }
 
+// PIN returns the PIN that the URI points to, for whoever splits it among
+// custodians. The caller wipes it with clear.
+func PIN(uri URI) ([]byte, error) { return readPIN(uri) }
+
 // readPIN returns the PIN that the URI points to. The caller wipes it, with
 // clear, as soon as the token has it.
 func readPIN(uri URI) ([]byte, error) {

@@ -149,6 +149,19 @@ func (p *Pool) ready(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
+// Settle waits until each token has been tried once: what [Pool.Status] says
+// of it is then more than that it is being connected.
+func (p *Pool) Settle(ctx context.Context) error {
+	for _, m := range p.members {
+		select {
+		case <-m.settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 // Close ends the signer processes. Requests that wait, and later ones, get
 // [ErrClosed].
 func (p *Pool) Close() error {

@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -51,26 +52,54 @@ func (m module) slots() ([]slot, error) {
 		list = append(list, slot{
 			id: id, flags: t.Flags, maxSessions: t.MaxSessionCount,
 			info: Info{
-				Label:        t.Label,
-				Serial:       t.SerialNumber,
-				Manufacturer: t.ManufacturerID,
-				Model:        t.Model,
+				Label: padded(t.Label),
+				Serial: padded(t.SerialNumber),
+				Manufacturer: padded(t.ManufacturerID),
+				Model: padded(t.Model),
 				Hardware:     fmt.Sprintf("%d.%d", t.HardwareVersion.Major, t.HardwareVersion.Minor),
 				Firmware:     fmt.Sprintf("%d.%d", t.FirmwareVersion.Major, t.FirmwareVersion.Minor),
 				Library:      fmt.Sprintf("%s %d.%d", library.LibraryDescription, library.LibraryVersion.Major, library.LibraryVersion.Minor),
-				Simulator:    inSoftware(t.ManufacturerID, t.Model),
+				Simulator:    inSoftware(padded(t.ManufacturerID), padded(t.Model)),
 			},
 		})
 	}
 	return list, nil
 }
 
+// Look finds the token that the URI names and describes it, without logging
+// in. The error is a [*PINError] if the token's flags say that a login would
+// be refused, or could be one of the last; else those of [Open].
+func Look(uri URI) (info Info, err error) {
+	path, release, err := claim(uri)
+	if err != nil {
+		return info, err
+	}
+	defer release()
+	m, err := load(path, uri.InitReserved)
+	if err != nil {
+		return info, err
+	}
+	defer func() { err = errors.Join(err, m.unload()) }()
+	s, err := m.slot(uri)
+	if err != nil {
+		return info, err
+	}
+	if s.loginRequired() {
+		err = s.mayLogin(false, false)
+	}
+	return s.info, err
+}
+
 // inSoftware tells the modules that keep keys in files, by what they say of
 // themselves: SoftHSM, NSS, and tpm2-pkcs11 on a TPM that is a program. What
 // claims to be hardware is taken at its word.
 func inSoftware(manufacturer, model string) bool {
-	return manufacturer == "SoftHSM project" || manufacturer == "Mozilla Foundation" || strings.HasPrefix(model, "SW   TPM") || strings.HasPrefix(model, "SW  TPM")
+	return manufacturer == "SoftHSM project" || manufacturer == "Mozilla Foundation" || model == "SW   TPM"
 }
+
+// padded takes the padding off a text of CK_TOKEN_INFO: blanks, as the
+// standard has it, or NULs.
+func padded(s string) string { return strings.TrimRight(s, "\x00 ") }
 
 // slot returns the one token that the URI names, or a [*TokenError].
 func (m module) slot(uri URI) (slot, error) {
@@ -136,13 +165,10 @@ func (s slot) loginFailed(err error) error {
 	if !ok {
 		return err
 	}
-	switch e.Code {
-	case pkcs11.CKR_USER_ALREADY_LOGGED_IN:
+	if e.Code == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
 		return nil
-	case pkcs11.CKR_HOST_MEMORY, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_FUNCTION_FAILED, pkcs11.CKR_FUNCTION_CANCELED,
-		pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_DEVICE_MEMORY, pkcs11.CKR_DEVICE_REMOVED,
-		pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SESSION_COUNT, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_READ_ONLY_EXISTS,
-		pkcs11.CKR_TOKEN_NOT_PRESENT, pkcs11.CKR_TOKEN_NOT_RECOGNIZED, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED:
+	}
+	if e.transport() {
 		return err
 	}
 	name := e.Name

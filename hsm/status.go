@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/chancery-pki/chancery"
 )
 
 // A State is how a token of a pool is.
@@ -42,11 +44,12 @@ type Status struct {
 	Median, P99 time.Duration
 }
 
-// A KeyStatus describes a key on a token.
+// A KeyStatus describes a key that a token is used for.
 type KeyStatus struct {
-	Name      string
-	Local     Answer // generated in this token
-	Wrappable bool
+	Name       string
+	Label      string
+	Public     chancery.PublicKey // the pinned one
+	Attributes KeyAttributes      // zero before the token was ever in service
 }
 
 // Status describes the tokens in the order of the configuration.
@@ -69,11 +72,8 @@ func (p *Pool) Status() []Status {
 			s.Info.Sessions = 0
 		}
 		for _, i := range m.keys {
-			k := KeyStatus{Name: p.config.Keys[i].Name, Local: Unknown}
-			if found, ok := m.local[i]; ok {
-				k.Local, k.Wrappable = found.Local, found.Wrappable
-			}
-			s.Keys = append(s.Keys, k)
+			k := p.config.Keys[i]
+			s.Keys = append(s.Keys, KeyStatus{Name: k.Name, Label: nameOf(k.Key), Public: p.public[i], Attributes: m.attributes[i]})
 		}
 		list = append(list, s)
 	}

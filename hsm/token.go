@@ -40,6 +40,8 @@ type Token struct {
 	release func() // gives the module back to the process
 	// pinTag is HMAC-SHA-256 under Options.tagKey of the PIN that was taken.
 	pinTag []byte
+	// trusted is the label of a wrapping key that was brought in, see [Backup].
+	trusted string
 
 	// idle holds the sessions that nobody uses. Whoever holds a session may
 	// call the module; Close takes all of them, for good, and so knows that no

@@ -46,9 +46,8 @@ type ready struct {
 }
 
 type readyKey struct {
-	SPKI      []byte
-	Local     Answer
-	Wrappable bool
+	SPKI       []byte
+	Attributes KeyAttributes
 }
 
 // beginFrame leaves room for a header that endFrame fills in.

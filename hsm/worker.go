@@ -133,7 +133,7 @@ type job struct {
 func (w *worker) ready() ready {
 	r := ready{Info: w.token.info, PINTag: w.token.pinTag}
 	for _, k := range w.keys {
-		r.Keys = append(r.Keys, readyKey{SPKI: k.public.SPKI(), Local: k.local, Wrappable: k.wrappable})
+		r.Keys = append(r.Keys, readyKey{SPKI: k.public.SPKI(), Attributes: k.attributes})
 	}
 	return r
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/merkle"
 )
 
@@ -21,7 +22,7 @@ type Admin struct {
 	Ledger    *ledger.Ledger
 	Store     *store.Store
 	Pointer   *chancery.Pointer
-	Token     TokenStatus // the PKCS#11 token
+	Tokens    func() []hsm.Status // the PKCS#11 tokens
 	Started   time.Time
 	Now       func() time.Time
 	Logger    *slog.Logger
@@ -30,27 +31,55 @@ type Admin struct {
 // The types below are the contract of the socket, and what the command line
 // prints with -o json.
 
-// A TokenStatus describes the token that holds CA:SK.
+// A TokenStatus describes a PKCS#11 token.
 type TokenStatus struct {
-	Label     string `json:"label"`
-	Serial    string `json:"serial"`
-	Model     string `json:"model"`
-	Simulator bool   `json:"simulator"`
+	Label        string     `json:"label"`
+	Serial       string     `json:"serial"`
+	Manufacturer string     `json:"manufacturer"`
+	Model        string     `json:"model"`
+	Hardware     string     `json:"hardware"`
+	Firmware     string     `json:"firmware"`
+	Library      string     `json:"library"`
+	Simulator    bool       `json:"simulator"`
+	URI          string     `json:"uri"`
+	State        string     `json:"state" enum:"connecting,up,late,down,refused,latched"`
+	Since        time.Time  `json:"since"`
+	Error        string     `json:"error,omitempty"`
+	Hint         string     `json:"hint,omitempty"`
+	Keys         []TokenKey `json:"keys"`
+	Sessions     int        `json:"sessions"`
+	InFlight     int        `json:"in_flight"`
+	Signatures   uint64     `json:"signatures"`
+	Retries      uint64     `json:"retries" doc:"signatures repeated because a session was dropped or the device throttled"`
+	Refusals     uint64     `json:"refusals"`
+	Faults       uint64     `json:"faults" doc:"signatures that did not verify"`
+	Starts       uint64     `json:"starts" doc:"signer processes that came into service"`
+	MedianMS     float64    `json:"median_ms" doc:"of the last signatures, in the token"`
+	P99MS        float64    `json:"p99_ms"`
+}
+
+// A TokenKey is a key that a token is used for.
+type TokenKey struct {
+	Name        string `json:"name"`
+	Label       string `json:"label"`
+	Key         string `json:"key" doc:"fingerprint"`
+	Local       string `json:"local" enum:"yes,no,unknown," doc:"generated in this token"`
+	Extractable string `json:"extractable" enum:"yes,no,unknown,"`
 }
 
 // A Status is the coordinator at a glance.
 type Status struct {
-	Fleet       string      `json:"fleet" doc:"the pin"`
-	TrustDomain string      `json:"trust_domain"`
-	Token       TokenStatus `json:"token"`
-	Started     time.Time   `json:"started"`
-	LogSize     uint64      `json:"log_size"`
-	Nodes       int         `json:"nodes"`
-	Revoked     int         `json:"revoked_nodes"`
-	Pending     int         `json:"pending"`
-	Reseals     int         `json:"pending_reseals"`
-	Simulators  int         `json:"simulators"`
-	CRL         CRLStatus   `json:"crl"`
+	Fleet       string        `json:"fleet" doc:"the pin"`
+	TrustDomain string        `json:"trust_domain"`
+	Tokens      []TokenStatus `json:"tokens"`
+	Started     time.Time     `json:"started"`
+	LogSize     uint64        `json:"log_size"`
+	Nodes       int           `json:"nodes"`
+	Revoked     int           `json:"revoked_nodes"`
+	Pending     int           `json:"pending"`
+	Reseals     int           `json:"pending_reseals"`
+	Simulators  int           `json:"simulators"`
+	CRL         CRLStatus     `json:"crl"`
 	Pointer     struct {
 		Seq     uint64    `json:"seq"`
 		Expires time.Time `json:"expires"`
@@ -182,6 +211,9 @@ func NewAdmin(a *Admin) http.Handler {
 	huma.Get(api, "/v1/status", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[Status], error) {
 		s, err := a.status(ctx)
 		return &body[Status]{s}, err
+	}))
+	huma.Get(api, "/v1/hsm", handle(a.Logger, func(context.Context, *struct{}) (*body[[]TokenStatus], error) {
+		return &body[[]TokenStatus]{tokenStatus(a.Tokens())}, nil
 	}))
 	huma.Post(api, "/v1/tokens", handle(a.Logger, func(ctx context.Context, in *body[TokenInput]) (*body[TokenOutput], error) {
 		t, expires, err := a.Authority.CreateToken(ctx, authority.TokenRequest{Names: in.Body.Names, Roles: in.Body.Roles,

@@ -20,8 +20,8 @@ import (
 func TestOperator(t *testing.T) {
 	w := newWorld(t)
 	o := w.operator()
-	if s := ok[api.Status](o, "GET", "/v1/status", nil); s.Fleet != w.Pointer.FleetID().Pin() || s.TrustDomain != appliancetest.TrustDomain || s.Token.Label != "test" ||
-		!s.Token.Simulator || s.Nodes+s.Revoked+s.Pending+s.Reseals != 0 || s.LogSize != 0 || s.CRL.Number != 1 || s.Pointer.Seq != 1 || len(s.Problems) != 0 {
+	if s := ok[api.Status](o, "GET", "/v1/status", nil); s.Fleet != w.Pointer.FleetID().Pin() || s.TrustDomain != appliancetest.TrustDomain || s.Tokens[0].Label != "test" ||
+		!s.Tokens[0].Simulator || s.Nodes+s.Revoked+s.Pending+s.Reseals != 0 || s.LogSize != 0 || s.CRL.Number != 1 || s.Pointer.Seq != 1 || len(s.Problems) != 0 {
 		t.Errorf("a new coordinator: %+v", s)
 	}
 	if list := ok[[]api.NodeInfo](o, "GET", "/v1/nodes", nil); list == nil || len(list) != 0 {

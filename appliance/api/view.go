@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/merkle"
 )
 
@@ -17,7 +19,7 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 	s = Status{
 		Fleet:       a.Authority.Fleet().Pin(),
 		TrustDomain: a.Pointer.TrustDomain,
-		Token:       a.Token,
+		Tokens:      tokenStatus(a.Tokens()),
 		Started:     a.Started,
 		LogSize:     a.Ledger.Size(),
 		CRL: CRLStatus{Number: crl.Head().Number, ThisUpdate: crl.Head().ThisUpdate, NextUpdate: crl.Head().NextUpdate,
@@ -58,11 +60,42 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 	if err := crl.Fresh(now); err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}
+	for _, t := range s.Tokens {
+		if t.State != string(hsm.Up) {
+			s.Problems = append(s.Problems, fmt.Sprintf("token %s is %s: %s", cmp.Or(t.Label, t.URI), t.State, cmp.Or(t.Error, "it does not answer as fast as usual")))
+		}
+	}
 	if left := a.Pointer.Expires.Sub(now); left < 30*24*time.Hour {
 		s.Problems = append(s.Problems, fmt.Sprintf("pointer record expires %s", a.Pointer.Expires.Format(time.RFC3339)))
 	}
 	return s, err
 }
+
+func tokenStatus(list []hsm.Status) []TokenStatus {
+	out := []TokenStatus{}
+	for _, s := range list {
+		t := TokenStatus{Label: s.Info.Label, Serial: s.Info.Serial, Manufacturer: s.Info.Manufacturer, Model: s.Info.Model, Hardware: s.Info.Hardware,
+			Firmware: s.Info.Firmware, Library: s.Info.Library, Simulator: s.Info.Simulator, URI: s.URI, State: string(s.State), Since: s.Since, Keys: []TokenKey{},
+			Sessions: s.Info.Sessions, InFlight: s.InFlight, Signatures: s.Signatures, Retries: s.Retries, Refusals: s.Refusals, Faults: s.Faults, Starts: s.Starts,
+			MedianMS: milliseconds(s.Median), P99MS: milliseconds(s.P99)}
+		for _, k := range s.Keys {
+			t.Keys = append(t.Keys, TokenKey{k.Name, k.Label, k.Public.String(), string(k.Attributes.Local), string(k.Attributes.Extractable)})
+		}
+		if s.Err != nil {
+			t.Error = s.Err.Error()
+			if h, ok := errors.AsType[interface {
+				error
+				Hint() string
+			}](s.Err); ok {
+				t.Hint = h.Hint()
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func nodeInfo(n *store.Node) NodeInfo {
 	return NodeInfo{Name: n.Name, NodeID: n.ID.String(), State: n.State, Assurance: n.Assurance.String(), Simulator: n.Simulator, Sealed: n.Seal != nil,

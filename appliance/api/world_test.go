@@ -27,6 +27,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/api"
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
+	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/tpm/tpmtest"
 )
 
@@ -72,7 +73,9 @@ func newWorld(t *testing.T, edit ...func(*api.Node)) *world {
 	}
 	admin := &api.Admin{
 		Authority: w.Authority, Ledger: w.Ledger, Store: w.Store, Pointer: w.Pointer, Started: w.Clock.Now(), Now: w.Clock.Now, Logger: logger,
-		Token: api.TokenStatus{Label: "test", Simulator: true},
+		Tokens: func() []hsm.Status {
+			return []hsm.Status{{State: hsm.Up, Info: hsm.Info{Label: "test", Simulator: true}}}
+		},
 	}
 	w.serve(&http.Server{Handler: api.NewAdmin(admin)}, func(s *http.Server) error { return s.Serve(unix) })
 	return w

@@ -222,15 +222,6 @@ func (l *Ledger) sign(ctx context.Context, s chancery.Statement) (chancery.Signa
 			return nil, fmt.Errorf("%w: %w", ErrClosed, err)
 		}
 		l.Logger.Error("CA:SK does not sign", "error", err, "retry_in", delay)
-		if gone, ok := errors.AsType[interface {
-			error
-			Dead() bool
-		}](err); ok && gone.Dead() {
-			select {
-			case l.dead <- err:
-			default: // said already
-			}
-		}
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():

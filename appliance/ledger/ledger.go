@@ -77,7 +77,6 @@ type Ledger struct {
 
 	stop context.CancelFunc
 	done chan struct{}
-	dead chan error // has room for one
 }
 
 // ErrClosed is the answer to calls that a closing ledger did not get to.
@@ -99,7 +98,6 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		done:    make(chan struct{}),
-		dead:    make(chan error, 1),
 	}
 	if err := l.load(ctx); err != nil {
 		return nil, err
@@ -259,11 +257,6 @@ func (l *Ledger) setCRL(c *chancery.CRL) {
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
-
-// Dead yields an error when the signer cannot come back by itself: its context
-// with the token is gone. Whoever runs the ledger then closes it and opens the
-// token and the ledger anew, which completes what was left unsigned.
-func (l *Ledger) Dead() <-chan error { return l.dead }
 
 // Log names the current log.
 func (l *Ledger) Log() store.Log { return l.log }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -243,46 +242,6 @@ func TestTokenRefuses(t *testing.T) {
 				w.check()
 			}
 		}
-	})
-}
-
-// goneError is of a token that must be opened anew.
-type goneError struct{}
-
-func (goneError) Error() string { return "CKR_TOKEN_NOT_PRESENT" }
-func (goneError) Dead() bool    { return true }
-
-// A token that cannot come back by itself is told to whoever runs the ledger,
-// once. What was committed is signed by the next ledger.
-func TestTokenIsGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.signer.Refuse(1)
-		w.publish()
-		select {
-		case err := <-w.Dead():
-			t.Errorf("a token that came back is gone: %v", err)
-		default:
-		}
-		w.signer.RefuseWith(1000, fmt.Errorf("sign: %w", goneError{}))
-		failed := make(chan error)
-		go func() {
-			_, err := w.Issue(context.Background(), w.newRequest())
-			failed <- err
-		}()
-		if err := <-w.Dead(); !errors.Is(err, goneError{}) {
-			t.Errorf("%v, want %v", err, goneError{})
-		}
-		w.close()
-		if err := <-failed; !errors.Is(err, ledger.ErrClosed) {
-			t.Errorf("the caller was told %v", err)
-		}
-		w.signer.Refuse(0)
-		w.open()
-		if w.Size() != 1 {
-			t.Errorf("%d entries", w.Size())
-		}
-		w.check()
 	})
 }
 

@@ -56,13 +56,14 @@ func WithCode(code int, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Code: code, Err: err, Tip: hintOf(err)}
+	return &Error{Code: code, Err: err, Tip: HintOf(err)}
 }
 
 // hinter is what errors that carry advice implement, in every package.
 type hinter interface{ Hint() string }
 
-func hintOf(err error) string {
+// HintOf returns the advice that an error carries, or nothing.
+func HintOf(err error) string {
 	if p, ok := errors.AsType[*chancery.Problem](err); ok {
 		return p.Hint
 	}
@@ -85,7 +86,7 @@ func Report(w io.Writer, err error) int {
 		code = e.Code
 	}
 	fmt.Fprintf(w, "error: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
-	if hint := hintOf(err); hint != "" {
+	if hint := HintOf(err); hint != "" {
 		fmt.Fprintf(w, "hint: %s\n", hint)
 	}
 	return code

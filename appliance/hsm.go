@@ -1,0 +1,297 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/chancery-pki/chancery/appliance/api"
+	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/hsm/share"
+	"github.com/chancery-pki/chancery/internal/cli"
+	"github.com/chancery-pki/chancery/internal/durable"
+)
+
+// pinPurpose is what shares of the PIN are shares of.
+const pinPurpose = "user PIN of the token of CA:SK"
+
+func (a *app) hsmCommand() *cobra.Command {
+	c := &cobra.Command{Use: "hsm", Short: "PKCS#11 tokens: how they are, how fast they are, PINs and backups"}
+	c.AddCommand(a.hsmStatusCommand(), a.hsmKeysCommand(), a.unlatchCommand(), a.hsmBenchCommand(), a.splitCommand(), a.combineCommand(), a.backupCommand(), a.restoreCommand())
+	return c
+}
+
+// An hsmStatus is what hsm status prints with -o json.
+type hsmStatus struct {
+	Running bool              `json:"running" doc:"whether a coordinator runs; without one nobody is logged in and the tokens are only looked at"`
+	Tokens  []api.TokenStatus `json:"tokens"`
+	Latched []hsm.LatchEntry  `json:"latched" doc:"tokens that refused a PIN and wait for hsm unlatch"`
+}
+
+func (a *app) hsmStatusCommand() *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "Show each token", Long: `status shows each token of the running coordinator. If none runs it looks at the
+tokens of the configuration, without logging in.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		config, err := a.data.loadConfig()
+		if err != nil {
+			return err
+		}
+		s := hsmStatus{Running: true, Latched: []hsm.LatchEntry{}}
+		entries, err := a.data.latch().Entries()
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if e.Latched() {
+				s.Latched = append(s.Latched, e)
+			}
+		}
+		if err := a.call(c.Context(), "GET", "/v1/hsm", nil, &s.Tokens); is[*notRunningError](err) {
+			s.Running = false
+			s.Tokens = lookAt(&config)
+		} else if err != nil {
+			return err
+		}
+		err = a.out.Print(s, func(w io.Writer) { printHSM(w, &s) })
+		bad := 0
+		for _, t := range s.Tokens {
+			if t.State != string(hsm.Up) && t.State != tokenSeen {
+				bad++
+			}
+		}
+		if bad += len(s.Latched); err == nil && bad > 0 {
+			return cli.WithCode(cli.ExitDegraded, fmt.Errorf("%d of %d tokens need attention", min(bad, len(s.Tokens)), len(s.Tokens)))
+		}
+		return err
+	}}
+}
+
+// tokenSeen is the state of a token that is there, when nobody uses it.
+const tokenSeen = "present"
+
+// lookAt looks at the tokens without logging in.
+func lookAt(config *Config) []api.TokenStatus {
+	list := []api.TokenStatus{}
+	for i := range config.HSM {
+		h := &config.HSM[i]
+		t := api.TokenStatus{URI: h.URI, State: tokenSeen, Since: time.Now(), Keys: []api.TokenKey{}}
+		uri, err := parseToken(h.URI)
+		if err == nil {
+			err = h.within(func() error {
+				info, err := hsm.Look(uri)
+				t.Label, t.Serial, t.Manufacturer, t.Model = info.Label, info.Serial, info.Manufacturer, info.Model
+				t.Hardware, t.Firmware, t.Library, t.Simulator = info.Hardware, info.Firmware, info.Library, info.Simulator
+				return err
+			})
+		}
+		if err != nil {
+			t.State, t.Error, t.Hint = string(hsm.Down), err.Error(), cli.HintOf(err)
+			if is[*hsm.PINError](err) {
+				t.State = string(hsm.Latched)
+			}
+		}
+		list = append(list, t)
+	}
+	return list
+}
+
+func printHSM(w io.Writer, s *hsmStatus) {
+	if !s.Running {
+		fmt.Fprintln(w, "no coordinator is running: the tokens are looked at, nobody logs in")
+	}
+	for _, t := range s.Tokens {
+		fmt.Fprintf(w, "%s%s\n", cmp.Or(t.Label, t.URI), simulated(t.Simulator))
+		fmt.Fprintf(w, "  state      %s since %s\n", t.State, stamp(t.Since))
+		if t.Error != "" {
+			fmt.Fprintf(w, "  error      %s\n", t.Error)
+		}
+		if t.Hint != "" {
+			fmt.Fprintf(w, "  hint       %s\n", t.Hint)
+		}
+		if t.Label != "" {
+			fmt.Fprintf(w, "  device     %s of %s, serial %s, hardware %s, firmware %s\n", t.Model, t.Manufacturer, t.Serial, t.Hardware, t.Firmware)
+			fmt.Fprintf(w, "  library    %s\n", t.Library)
+		}
+		if !s.Running {
+			continue
+		}
+		for _, k := range t.Keys {
+			born := map[string]string{"yes": ", generated there", "no": ", brought there"}[k.Local]
+			if k.Extractable == "yes" {
+				born += ", WRAPPABLE"
+			}
+			fmt.Fprintf(w, "  key        %s: %s, %.23s%s\n", k.Name, k.Label, k.Key, born)
+		}
+		fmt.Fprintf(w, "  sessions   %d, %d requests in flight\n", t.Sessions, t.InFlight)
+		fmt.Fprintf(w, "  signatures %d, each %.1f ms (median), %.1f ms (99 %%)\n", t.Signatures, t.MedianMS, t.P99MS)
+		fmt.Fprintf(w, "  trouble    %d retries, %d refusals, %d wrong signatures, %d starts\n", t.Retries, t.Refusals, t.Faults, t.Starts)
+	}
+	for _, e := range s.Latched {
+		fmt.Fprintf(w, "latched: %v\n", &hsm.LatchedError{LatchEntry: e})
+	}
+}
+
+func (a *app) hsmKeysCommand() *cobra.Command {
+	return &cobra.Command{Use: "keys URI", Short: "List the keys on a token, with what it says of them", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		uri, err := parseToken(args[0])
+		if err != nil {
+			return err
+		}
+		ceremony, err := hsm.OpenCeremony(uri, hsm.Options{Latch: a.data.latch()})
+		if err != nil {
+			return err
+		}
+		list, err := ceremony.Inventory()
+		if err = errors.Join(err, ceremony.Close()); err != nil {
+			return err
+		}
+		return a.out.Print(list, func(w io.Writer) {
+			table(w, "LABEL\tID\tTYPE\tSENSITIVE\tALWAYS\tEXTRACTABLE\tNEVER\tLOCAL\tPROBLEM", func(row func(...any)) {
+				for _, k := range list {
+					row(k.Label, fmt.Sprintf("%x", k.ID), k.Type, k.Sensitive, k.AlwaysSensitive, k.Extractable, k.NeverExtractable, k.Local, cmp.Or(k.Problem, "-"))
+				}
+			})
+		})
+	}}
+}
+
+func (a *app) unlatchCommand() *cobra.Command {
+	var finalTry, yes bool
+	c := &cobra.Command{Use: "unlatch [TOKEN]", Short: "Allow one more login to a token that refused the PIN", Long: `A token that refused a PIN, or says that its next wrong one may be the last, is
+not asked again until this command allows one more try. Correct the PIN file
+first. A running coordinator takes it up within seconds.`, Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		entries, err := a.data.latch().Entries()
+		if err != nil {
+			return err
+		}
+		var match []hsm.LatchEntry
+		for _, e := range entries {
+			if e.Latched() && (len(args) == 0 || args[0] == e.Token || args[0] == e.Serial) {
+				match = append(match, e)
+			}
+		}
+		if len(match) == 0 {
+			return cli.Failure("see: chancery hsm status", "no such token is latched")
+		}
+		if len(match) > 1 {
+			var names []string
+			for _, e := range match {
+				names = append(names, fmt.Sprintf("%s (serial %s)", e.Token, e.Serial))
+			}
+			return cli.Usage("name it by its serial number", "%d tokens are latched: %s", len(match), strings.Join(names, ", "))
+		}
+		e := match[0]
+		if !yes {
+			last := ""
+			if finalTry {
+				last = ", even if a wrong one now LOCKS it"
+			}
+			if err := confirm(fmt.Sprintf("allow one login with the user PIN to token %q, serial %s%s", e.Token, e.Serial, last)); err != nil {
+				return err
+			}
+		}
+		if err := a.data.latch().Release(e.Token, e.Serial, finalTry); err != nil {
+			return err
+		}
+		return a.out.Print(map[string]string{"token": e.Token, "serial": e.Serial, "reason": e.Reason}, func(w io.Writer) {
+			fmt.Fprintf(w, "token %s is asked once more\n", e.Token)
+		})
+	}}
+	c.Flags().BoolVar(&finalTry, "final-try", false, "also if the token says that a wrong PIN now locks it")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}
+
+func (a *app) splitCommand() *cobra.Command {
+	var plan PINPlan
+	c := &cobra.Command{Use: "split PIN-FILE", Short: "Split a PIN among custodians", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		if err := plan.check(); err != nil {
+			return err
+		}
+		file, err := filepath.Abs(args[0])
+		if err != nil {
+			return err
+		}
+		pin, err := hsm.PIN(hsm.URI{PINSource: file})
+		if err != nil {
+			return err
+		}
+		defer clear(pin)
+		shares, err := share.Split(pin, pinPurpose, plan.Threshold, plan.Shares)
+		if err != nil {
+			return cli.WithCode(cli.ExitUsage, err)
+		}
+		files, err := writeShares(&Plan{PIN: plan}, shares)
+		if err != nil {
+			return err
+		}
+		return a.out.Print(files, func(w io.Writer) {
+			for _, f := range files {
+				fmt.Fprintln(w, f)
+			}
+		})
+	}}
+	c.Flags().IntVar(&plan.Shares, "shares", 5, "how many shares")
+	c.Flags().IntVar(&plan.Threshold, "threshold", 3, "how many of them bring the PIN back")
+	c.Flags().StringVar(&plan.Directory, "out", "", "directory for the shares, an absolute path (required)")
+	c.MarkFlagRequired("out")
+	return c
+}
+
+func (a *app) combineCommand() *cobra.Command {
+	var out string
+	c := &cobra.Command{Use: "combine SHARE-FILE...", Short: "Bring a split PIN back, into a file", Long: `combine checks the shares and writes the PIN into a file that only its owner
+reads, such as the one that pin-source names. A share that is mistyped, altered
+or of another set is an error: no wrong PIN comes out of it.`, Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		pin, err := combine(args, pinPurpose)
+		if err != nil {
+			return err
+		}
+		defer clear(pin)
+		if err := durable.WriteFile(out, pin); err != nil {
+			return cli.Failure("", "%v", err)
+		}
+		return a.out.Print(map[string]string{"pin_file": out}, func(w io.Writer) { fmt.Fprintf(w, "wrote the PIN to %s\n", out) })
+	}}
+	c.Flags().StringVar(&out, "out", "", "file to write the PIN to (required)")
+	c.MarkFlagRequired("out")
+	return c
+}
+
+// maxShareFile is far above a share's text.
+const maxShareFile = 64 << 10
+
+// combine brings back the secret that files have shares of, if it is what the
+// purpose says.
+func combine(files []string, purpose string) ([]byte, error) {
+	var shares []share.Share
+	for _, file := range files {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, cli.Usage("", "%v", err)
+		}
+		text, err := io.ReadAll(io.LimitReader(f, maxShareFile))
+		f.Close()
+		if err != nil {
+			return nil, cli.Usage("", "%v", err)
+		}
+		s, err := share.Parse(text)
+		clear(text)
+		if err != nil {
+			return nil, &cli.Error{Code: cli.ExitUsage, Err: fmt.Errorf("%s: %w", file, err), Tip: cli.HintOf(err)}
+		}
+		defer s.Wipe()
+		if got := s.Info().Purpose; got != purpose {
+			return nil, cli.Usage("", "%s is a share of the %s, want one of the %s", file, got, purpose)
+		}
+		shares = append(shares, s)
+	}
+	secret, err := share.Combine(shares)
+	return secret, cli.WithCode(cli.ExitUsage, err)
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/hsm/share"
+	"github.com/chancery-pki/chancery/internal/cli"
+	"github.com/chancery-pki/chancery/internal/durable"
+)
+
+// wrappingPurpose is what shares of a backup's wrapping key are shares of: of
+// one backup, so that shares of another one are told apart.
+func wrappingPurpose(w *hsm.WrappedKey) string {
+	sum := sha256.Sum256(w.Wrapped)
+	return fmt.Sprintf("wrapping key of backup %x", sum[:8])
+}
+
+// A tokenChoice picks the token of a command: --hsm, or the first of the
+// configuration.
+type tokenChoice struct {
+	uri string
+	HSMConfig
+}
+
+func (t *tokenChoice) flag(c *cobra.Command) {
+	c.Flags().StringVar(&t.uri, "hsm", "", "PKCS#11 URI of the token (default: the first one of the configuration)")
+}
+
+// config returns the configuration to work with, in which the chosen token is
+// the only one.
+func (t *tokenChoice) config(data dataDir) (Config, error) {
+	if t.uri == "" {
+		config, err := data.loadConfig()
+		if err != nil {
+			return config, err
+		}
+		config.HSM = config.HSM[:1]
+		return config, nil
+	}
+	config := defaultConfig()
+	config.HSM = []HSMConfig{{URI: t.uri}}
+	return config, config.checkTokens()
+}
+
+// A backupResult is what hsm backup prints with -o json.
+type backupResult struct {
+	Key    string   `json:"key" doc:"fingerprint"`
+	Label  string   `json:"label"`
+	File   string   `json:"file"`
+	Shares []string `json:"shares"`
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	var choice tokenChoice
+	var plan PINPlan
+	var key, soPIN string
+	var yes bool
+	c := &cobra.Command{Use: "backup", Short: "Take a wrappable key out of a token, encrypted", Long: `backup wraps a key that was generated wrappable, and splits the wrapping key among
+custodians. Into the directory go backup.json and a share for each custodian.
+
+It is a trade. A key that can be backed up is a key that can be stolen by whoever
+has the PINs of the token's user and security officer; what comes out is the
+secret key itself for whoever has the backup and enough of the shares. Where the
+vendor can clone tokens, do that; a key that is not wrappable is replaced by
+rollover if its token is lost.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		config, err := choice.config(a.data)
+		if err != nil {
+			return err
+		}
+		if err := plan.check(); err != nil {
+			return err
+		}
+		name, err := config.Keys.uri(key)
+		if err != nil {
+			return err
+		}
+		if !yes {
+			if err := confirm(fmt.Sprintf("let the secret key %s leave the token %s, encrypted", key, config.HSM[0].URI)); err != nil {
+				return err
+			}
+		}
+		r, err := a.backup(&config.HSM[0], name, soPIN, &plan)
+		if err != nil {
+			return err
+		}
+		return a.out.Print(r, func(w io.Writer) {
+			fmt.Fprintf(w, "backup         %s   the key %s, %s\n", r.File, r.Label, r.Key)
+			for _, s := range r.Shares {
+				fmt.Fprintf(w, "share          %s\n", s)
+			}
+			fmt.Fprintf(w, "next: give each share to its custodian, and keep the backup elsewhere\n")
+		})
+	}}
+	choice.flag(c)
+	c.Flags().StringVar(&key, "key", keyCA, "which key: "+strings.Join(keyNames, ", "))
+	c.Flags().StringVar(&soPIN, "so-pin-file", "", "file with the security officer's PIN (required)")
+	c.Flags().IntVar(&plan.Shares, "shares", 5, "shares of the wrapping key")
+	c.Flags().IntVar(&plan.Threshold, "threshold", 3, "how many of them bring it back")
+	c.Flags().StringVar(&plan.Directory, "out", "", "directory for backup and shares, an absolute path (required)")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.MarkFlagRequired("so-pin-file")
+	c.MarkFlagRequired("out")
+	return c
+}
+
+func (a *app) backup(h *HSMConfig, name hsm.URI, soPINFile string, plan *PINPlan) (r *backupResult, err error) {
+	file, err := filepath.Abs(soPINFile)
+	if err != nil {
+		return nil, err
+	}
+	soPIN, err := hsm.PIN(hsm.URI{PINSource: file})
+	if err != nil {
+		return nil, err
+	}
+	defer clear(soPIN)
+	uri, err := parseToken(h.URI)
+	if err != nil {
+		return nil, err
+	}
+	wrapping := make([]byte, hsm.WrappingKeySize)
+	rand.Read(wrapping)
+	defer clear(wrapping)
+	// A threshold that makes no sense is refused before anything is done.
+	if _, err := share.Split(wrapping, "trial", plan.Threshold, plan.Shares); err != nil {
+		return nil, cli.WithCode(cli.ExitUsage, err)
+	}
+	var w *hsm.WrappedKey
+	err = h.within(func() error {
+		w, err = hsm.Backup(uri, hsm.Options{Latch: a.data.latch()}, name, soPIN, wrapping)
+		return err
+	})
+	if err != nil {
+		return nil, cli.WithCode(cli.ExitNoToken, err)
+	}
+	shares, err := share.Split(wrapping, wrappingPurpose(w), plan.Threshold, plan.Shares)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(w, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	r = &backupResult{Label: w.Label, File: filepath.Join(plan.Directory, "backup.json")}
+	if r.Key, err = fingerprint(w.SPKI); err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(r.File, append(b, '\n')); err != nil {
+		return nil, cli.Failure("", "%v", err)
+	}
+	r.Shares, err = writeShares(&Plan{PIN: *plan}, shares)
+	return r, err
+}
+
+// maxBackup is far above a backup's JSON.
+const maxBackup = 64 << 10
+
+func (a *app) restoreCommand() *cobra.Command {
+	var choice tokenChoice
+	var yes bool
+	c := &cobra.Command{Use: "restore BACKUP SHARE-FILE...", Short: "Bring a backup of a key into a token", Long: `restore unwraps the key into the token, from where it cannot leave again, has it
+sign, and compares: a token in which it is not the right key is left as it was.
+A restored key was not generated in its token, and says so (CKA_LOCAL).`, Args: cobra.MinimumNArgs(2), RunE: func(c *cobra.Command, args []string) error {
+		config, err := choice.config(a.data)
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(args[0])
+		if err != nil {
+			return cli.Usage("", "%v", err)
+		}
+		if info.Size() > maxBackup {
+			return cli.Usage("", "%s: %d bytes long, at most %d", args[0], info.Size(), maxBackup)
+		}
+		b, err := os.ReadFile(args[0])
+		if err != nil {
+			return cli.Usage("", "%v", err)
+		}
+		var w hsm.WrappedKey
+		if err := json.Unmarshal(b, &w); err != nil || w.Label == "" || len(w.Wrapped) == 0 {
+			return cli.Usage("", "%s is not a backup of a key: %v", args[0], err)
+		}
+		wrapping, err := combine(args[1:], wrappingPurpose(&w))
+		if err != nil {
+			return err
+		}
+		defer clear(wrapping)
+		key, err := fingerprint(w.SPKI)
+		if err != nil {
+			return cli.Usage("", "%s: %v", args[0], err)
+		}
+		if !yes {
+			if err := confirm(fmt.Sprintf("bring the key %s (%s) into the token %s", w.Label, key, config.HSM[0].URI)); err != nil {
+				return err
+			}
+		}
+		uri, err := parseToken(config.HSM[0].URI)
+		if err != nil {
+			return err
+		}
+		err = config.HSM[0].within(func() error { return hsm.Restore(uri, hsm.Options{Latch: a.data.latch()}, &w, wrapping) })
+		if err != nil {
+			return cli.WithCode(cli.ExitNoToken, err)
+		}
+		return a.out.Print(map[string]string{"label": w.Label, "key": key}, func(out io.Writer) {
+			fmt.Fprintf(out, "the key %s (%s) is in the token and signs\n", w.Label, key)
+		})
+	}}
+	choice.flag(c)
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}
+
+// fingerprint is that of a key in DER.
+func fingerprint(spki []byte) (string, error) {
+	k, err := chancery.ParsePublicKey(spki)
+	return k.String(), err
+}
