@@ -128,7 +128,7 @@ func printHSM(w io.Writer, s *hsmStatus) {
 			}
 			fmt.Fprintf(w, "  key        %s: %s, %.23s%s\n", k.Name, k.Label, k.Key, born)
 		}
-		fmt.Fprintf(w, "  sessions   %d, %d requests in flight\n", t.Sessions, t.InFlight)
+		fmt.Fprintf(w, "  signer     process %d, %d sessions, %d requests in flight\n", t.Signer, t.Sessions, t.InFlight)
 		fmt.Fprintf(w, "  signatures %d, each %.1f ms (median), %.1f ms (99 %%)\n", t.Signatures, t.MedianMS, t.P99MS)
 		fmt.Fprintf(w, "  trouble    %d retries, %d refusals, %d wrong signatures, %d starts\n", t.Retries, t.Refusals, t.Faults, t.Starts)
 	}

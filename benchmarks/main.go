@@ -1,7 +1,8 @@
 // Benchmarks measures Chancery beside what its users would use otherwise, and
 // writes results/summary.json.
 //
-//	go run ./benchmarks
+//	go run ./benchmarks                # all of it
+//	go run ./benchmarks hsm            # what is named; other lines of the summary stay
 //
 // A figure is the median over rounds in which ours and the peer's run in turn,
 // in CPU time of this process, so that neither other load on the machine nor a
@@ -11,12 +12,17 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/chancery-pki/chancery/hsm"
 )
 
 // A Result is one line of the summary.
@@ -34,27 +40,63 @@ type Result struct {
 
 const command = "go run ./benchmarks"
 
+// measures are what there is to run. A name on the command line stands for
+// itself and for those that begin with it and a dash.
+var measures = []struct {
+	name string
+	run  func() ([]Result, error)
+}{
+	{"proof", proof},
+	{"list", list},
+	{"hsm-sign", signing},
+	{"hsm-failover", failover},
+}
+
 func main() {
-	var results []Result
-	for _, measure := range []func() ([]Result, error){proof, list} {
-		r, err := measure()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "error:", err)
-			os.Exit(1)
-		}
-		for _, r := range r {
-			fmt.Printf("%-22s ours %10.3f  %-34s %10.3f  ratio %8.2f  target %-8s met %v\n", r.ID, r.Ours, r.Peer, r.Beside, r.Ratio, r.Target, r.Met)
-		}
-		results = append(results, r...)
+	hsm.SignerProcess()
+	if len(os.Args) == 3 && os.Args[1] == workerName {
+		exit(work(os.Args[2]))
+		return
 	}
-	b, err := json.MarshalIndent(results, "", "  ")
+	exit(run(os.Args[1:]))
+}
+
+func exit(err error) {
 	if err == nil {
-		err = os.WriteFile(filepath.Join("benchmarks", "results", "summary.json"), append(b, '\n'), 0o644)
+		return
 	}
+	fmt.Fprintln(os.Stderr, "error:", err)
+	if h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		fmt.Fprintln(os.Stderr, "hint:", h.Hint())
+	}
+	os.Exit(1)
+}
+
+func run(names []string) error {
+	var none []Result
+	for _, name := range names {
+		if !slices.ContainsFunc(measures, func(m measure) bool { return m.named(name) }) {
+			return fmt.Errorf("there is no measure %q", name)
+		}
+	}
+	summary, err := read()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		fmt.Fprintln(os.Stderr, "hint: run it in the root of the repository")
-		os.Exit(1)
+		return err
+	}
+	for _, m := range measures {
+		if len(names) > 0 && !slices.ContainsFunc(names, m.named) {
+			continue
+		}
+		results, err := m.run()
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+		for _, r := range results {
+			fmt.Printf("%-28s ours %10.3f  %-44s %10.3f  ratio %8.2f  target %-9s met %v\n", r.ID, r.Ours, r.Peer, r.Beside, r.Ratio, r.Target, r.Met)
+		}
 	}
 }
 

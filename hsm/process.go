@@ -4,12 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/chancery-pki/chancery/internal/child"
 )
@@ -96,8 +93,7 @@ func (q *process) flush() {
 		_, err := q.conn.Write(endFrame(frame, frameSign))
 		q.pool.mu.Lock()
 		if err != nil {
-			q.end(fmt.Errorf("signer process: %w", err))
-			break
+			return // the process is gone: read knows more. Nobody writes again
 		}
 	}
 	q.writing = false
@@ -126,12 +122,10 @@ func (q *process) read() {
 
 // crashed looks behind an error of the socket: a process that ends closes it.
 func (q *process) crashed(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
-		select {
-		case <-q.child.Done():
-			return &CrashError{Token: cmp.Or(q.info.Label, q.member.config.URI.String()), Status: q.child.Wait()}
-		case <-time.After(farewell):
-		}
+	select {
+	case <-q.child.Done():
+		return &CrashError{Token: cmp.Or(q.info.Label, q.member.config.URI.String()), Status: q.child.Wait()}
+	case <-time.After(farewell):
 	}
 	return fmt.Errorf("signer process: %w", err)
 }

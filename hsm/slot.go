@@ -52,10 +52,10 @@ func (m module) slots() ([]slot, error) {
 		list = append(list, slot{
 			id: id, flags: t.Flags, maxSessions: t.MaxSessionCount,
 			info: Info{
-				Label: padded(t.Label),
-				Serial: padded(t.SerialNumber),
+				Label:        padded(t.Label),
+				Serial:       padded(t.SerialNumber),
 				Manufacturer: padded(t.ManufacturerID),
-				Model: padded(t.Model),
+				Model:        padded(t.Model),
 				Hardware:     fmt.Sprintf("%d.%d", t.HardwareVersion.Major, t.HardwareVersion.Minor),
 				Firmware:     fmt.Sprintf("%d.%d", t.FirmwareVersion.Major, t.FirmwareVersion.Minor),
 				Library:      fmt.Sprintf("%s %d.%d", library.LibraryDescription, library.LibraryVersion.Major, library.LibraryVersion.Minor),

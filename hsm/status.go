@@ -31,6 +31,7 @@ type Status struct {
 	Err   error // why it is not up; nil if it is
 
 	Keys     []KeyStatus
+	Signer   int // process id of the signer process; 0 without one
 	InFlight int // requests that it has
 
 	// Counters since the pool was opened.
@@ -64,7 +65,7 @@ func (p *Pool) Status() []Status {
 			Median: m.latency.percentile(50), P99: m.latency.percentile(99),
 		}
 		if m.process != nil {
-			s.InFlight = len(m.process.flight)
+			s.Signer, s.InFlight = m.process.child.PID(), len(m.process.flight)
 			if m.process.late {
 				s.State = Late
 			}

@@ -47,6 +47,7 @@ type TokenStatus struct {
 	Error        string     `json:"error,omitempty"`
 	Hint         string     `json:"hint,omitempty"`
 	Keys         []TokenKey `json:"keys"`
+	Signer       int        `json:"signer" doc:"process id of the signer process, 0 without one"`
 	Sessions     int        `json:"sessions"`
 	InFlight     int        `json:"in_flight"`
 	Signatures   uint64     `json:"signatures"`
