@@ -187,8 +187,8 @@ A restored key was not generated in its token, and says so (CKA_LOCAL).`, Args: 
 			return cli.Usage("", "%v", err)
 		}
 		var w hsm.WrappedKey
-		if err := json.Unmarshal(b, &w); err != nil || w.Label == "" || len(w.Wrapped) == 0 {
-			return cli.Usage("", "%s is not a backup of a key: %v", args[0], err)
+		if err := json.Unmarshal(b, &w); err != nil {
+			return cli.Usage("use the file that chancery hsm backup wrote", "%s: %v", args[0], err)
 		}
 		wrapping, err := combine(args[1:], wrappingPurpose(&w))
 		if err != nil {

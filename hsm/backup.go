@@ -218,17 +218,47 @@ func bringTrusted(m module, h pkcs11.SessionHandle, wrapping []byte) (label stri
 	return label, failed("C_CreateObject of the wrapping key", err)
 }
 
+// A BackupError is a backup that cannot be one.
+type BackupError struct {
+	Problem string
+}
+
+func (e *BackupError) Error() string { return "backup of a key: " + e.Problem }
+
+// Hint tells what to do.
+func (e *BackupError) Hint() string { return "use the file that chancery hsm backup wrote" }
+
+// maxWrapped is far above a PrivateKeyInfo of any suite, in bytes.
+const maxWrapped = 1024
+
+// check returns the public half.
+func (w *WrappedKey) check() (chancery.PublicKey, error) {
+	public, err := chancery.ParsePublicKey(w.SPKI)
+	n := len(w.Wrapped)
+	switch {
+	case err != nil:
+		return public, &BackupError{err.Error()}
+	case w.Mechanism != mechanismKWP:
+		return public, &BackupError{fmt.Sprintf("it is wrapped by %q, want %s", w.Mechanism, mechanismKWP)}
+	case w.Label == "":
+		return public, &BackupError{"it has no label"}
+	case n < 24 || n > maxWrapped || n%8 != 0: // RFC 5649 section 4.1
+		return public, &BackupError{fmt.Sprintf("the wrapped key has %d bytes, want a multiple of 8 from 24 to %d", n, maxWrapped)}
+	}
+	return public, nil
+}
+
 // Restore brings a wrapped key into the token, from where it cannot leave
 // again: sensitive, not extractable, for signing only. A label that is taken is
 // a [*KeyExistsError]. It has the key sign a challenge, and takes it out again
 // if the signature does not verify under the public half that the backup names.
 func Restore(uri URI, opts Options, w *WrappedKey, wrapping []byte) (err error) {
-	public, err := chancery.ParsePublicKey(w.SPKI)
+	public, err := w.check()
 	if err != nil {
-		return fmt.Errorf("backup: %w", err)
+		return err
 	}
-	if w.Mechanism != mechanismKWP {
-		return fmt.Errorf("backup: wrapped by %q, want %s", w.Mechanism, mechanismKWP)
+	if len(wrapping) != WrappingKeySize {
+		return &BackupError{fmt.Sprintf("the wrapping key has %d bytes, want %d", len(wrapping), WrappingKeySize)}
 	}
 	opts.Sessions = 1
 	t, err := Open(uri, opts)
