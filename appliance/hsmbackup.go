@@ -131,10 +131,6 @@ func (a *app) backup(h *HSMConfig, name hsm.URI, soPINFile string, plan *PINPlan
 	wrapping := make([]byte, hsm.WrappingKeySize)
 	rand.Read(wrapping)
 	defer clear(wrapping)
-	// A threshold that makes no sense is refused before anything is done.
-	if _, err := share.Split(wrapping, "trial", plan.Threshold, plan.Shares); err != nil {
-		return nil, cli.WithCode(cli.ExitUsage, err)
-	}
 	var w *hsm.WrappedKey
 	err = h.within(func() error {
 		w, err = hsm.Backup(uri, hsm.Options{Latch: a.data.latch()}, name, soPIN, wrapping)

@@ -78,8 +78,8 @@ day; init says what it will do, asks, and leaves a transcript that CA:SK signed.
 		RunE: func(c *cobra.Command, _ []string) error {
 			if f.ceremony != "" {
 				var given []string
-				c.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
-					if f.Name != "ceremony" && f.Name != "yes" {
+				c.Flags().Visit(func(f *pflag.Flag) {
+					if f.Name != "ceremony" && f.Name != "yes" && c.InheritedFlags().Lookup(f.Name) == nil {
 						given = append(given, "--"+f.Name)
 					}
 				})
@@ -246,6 +246,9 @@ func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initRes
 			r.Token, r.Simulator = s.Info.Label, s.Info.Simulator
 		}
 		r.Warnings = append(r.Warnings, warnings(s)...)
+		if err := config.HSM[i].identify(s); err != nil {
+			return nil, err
+		}
 	}
 	if r.Shares, err = writeShares(plan, shares); err != nil {
 		return nil, err
@@ -306,6 +309,12 @@ func (a *app) generate(h *HSMConfig, plan *Plan, config *Config, made map[string
 			if err != nil {
 				return err
 			}
+			if key.Object == "" {
+				if !plan.ExistingKeys {
+					return cli.Usage("name it by object, or generate it otherwise and repeat with --existing-keys", "the key %s has no label to be generated under", name)
+				}
+				continue // it is there, or opening the tokens will tell
+			}
 			switch err := c.Generate(key.Object, plan.Wrappable); {
 			case is[*hsm.KeyExistsError](err) && plan.ExistingKeys: // and those that are missing are made
 			case is[*hsm.KeyExistsError](err):
@@ -358,6 +367,9 @@ func warnings(s hsm.Status) (list []string) {
 	for _, k := range s.Keys {
 		if k.Attributes.Local == hsm.No {
 			list = append(list, fmt.Sprintf("the key %s was not generated in the token %q: whoever brought it there may have it still", k.Name, s.Info.Label))
+		}
+		if len(k.Attributes.Beyond) > 0 {
+			list = append(list, fmt.Sprintf("the key %s may be used for more than signatures: %s", k.Name, strings.Join(k.Attributes.Beyond, ", ")))
 		}
 		if k.Attributes.Extractable == hsm.Yes {
 			list = append(list, fmt.Sprintf("the key %s can leave the token %q, wrapped: whoever has the PINs of its user and its security officer can take it", k.Name, s.Info.Label))

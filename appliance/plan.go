@@ -12,6 +12,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/chancery-pki/chancery/hsm/share"
 	"github.com/chancery-pki/chancery/internal/cli"
 )
 
@@ -172,9 +173,14 @@ func (p *PINPlan) check() error {
 	if !filepath.IsAbs(p.Directory) {
 		return cli.Usage("", "pin: the directory %q for the shares is not an absolute path", p.Directory)
 	}
-	if info, err := os.Stat(p.Directory); err != nil || !info.IsDir() {
-		return cli.Usage("mount it, or create it with mode 0700", "pin: the directory for the shares cannot be used: %v", errors.Join(err, fmt.Errorf("%s", p.Directory)))
+	info, err := os.Stat(p.Directory)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is not a directory", p.Directory)
+	}
+	if err != nil {
+		return cli.Usage("mount it, or create it with mode 0700", "the directory for the shares cannot be used: %v", err)
 	}
 	// How many of how many is for package share to judge, which says why.
-	return nil
+	_, err = share.Split([]byte{0}, "trial", p.Threshold, p.Shares)
+	return cli.WithCode(cli.ExitUsage, err)
 }

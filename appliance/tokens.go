@@ -143,6 +143,21 @@ func (c *HSMConfig) token(wanted map[string]chancery.PublicKey) (t hsm.TokenConf
 	return t, len(t.Keys) > 0, nil
 }
 
+// identify writes down which token it was that the URI named: from now on no
+// other one will do.
+func (c *HSMConfig) identify(s hsm.Status) error {
+	if s.State != hsm.Up {
+		return nil
+	}
+	uri, err := parseToken(c.URI)
+	if err != nil {
+		return err
+	}
+	uri.Token, uri.Serial = s.Info.Label, s.Info.Serial
+	c.URI = uri.String()
+	return nil
+}
+
 // within runs f with the token's environment in this process, for ceremonies,
 // which have no signer process.
 func (c *HSMConfig) within(f func() error) error {

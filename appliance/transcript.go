@@ -72,6 +72,9 @@ func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery
 			t.line("    public", "%s", k.Public)
 			t.line("    attributes", "SENSITIVE %s, ALWAYS_SENSITIVE %s, EXTRACTABLE %s, NEVER_EXTRACTABLE %s, LOCAL %s, WRAP_WITH_TRUSTED %s",
 				a.Sensitive, a.AlwaysSensitive, a.Extractable, a.NeverExtractable, a.Local, a.WrapWithTrusted)
+			if len(a.Beyond) > 0 {
+				t.line("    also", "%s", strings.Join(a.Beyond, ", "))
+			}
 		}
 	}
 	t.WriteString("\n")

@@ -191,7 +191,7 @@ func (e *OfficerError) Error() string {
 
 // Hint tells what to do.
 func (e *OfficerError) Hint() string {
-	return "check the security officer's PIN and log in once by hand: pkcs11-tool --module MODULE --token-label LABEL --login --login-type so --list-objects"
+	return "check the security officer's PIN; a flag of the token goes when the officer logs in with the vendor's tools"
 }
 
 // bringTrusted creates the wrapping key in the token. It is a public object,

@@ -2,6 +2,7 @@ package hsm_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,10 +37,6 @@ func TestKeyRefused(t *testing.T) {
 		"CKA_EXTRACTABLE":         {set(pkcs11.CKA_EXTRACTABLE, true)},
 		"CKA_SENSITIVE":           {set(pkcs11.CKA_SENSITIVE, false)},
 		"CKA_SIGN":                {set(pkcs11.CKA_SIGN, false)},
-		"CKA_DECRYPT":             {set(pkcs11.CKA_DECRYPT, true)},
-		"CKA_UNWRAP":              {set(pkcs11.CKA_UNWRAP, true)},
-		"CKA_DERIVE":              {set(pkcs11.CKA_DERIVE, true)},
-		"CKA_SIGN_RECOVER":        {set(pkcs11.CKA_SIGN_RECOVER, true)},
 		"CKA_ALWAYS_AUTHENTICATE": {set(pkcs11.CKA_ALWAYS_AUTHENTICATE, true)},
 	}
 	want := map[string]string{}
@@ -64,6 +61,7 @@ func TestKeyRefused(t *testing.T) {
 		publicPoint(s, "off curve", append([]byte{4, 65, 4}, make([]byte, 64)...))
 		want["off curve"] = "CKA_EC_POINT"
 		s.ecPair("good", p256)
+		s.ecPair("versatile", p256, set(pkcs11.CKA_DECRYPT, true), set(pkcs11.CKA_DERIVE, true))
 	})
 	token := hsmtest.OpenURI(t, uri)
 	for label, attribute := range want {
@@ -73,8 +71,16 @@ func TestKeyRefused(t *testing.T) {
 			t.Errorf("key %q: error %v, want one about %s", label, err, attribute)
 		}
 	}
-	if _, err := token.Key("good"); err != nil {
-		t.Errorf("the same template without a fault: %v", err)
+	good, err := token.Key("good")
+	check(t, err)
+	if also := good.Attributes().Beyond; also != nil {
+		t.Errorf("a key that may sign and nothing else may also %v", also)
+	}
+	// What a key can do beyond signing is told; it is for people to judge.
+	versatile, err := token.Key("versatile")
+	check(t, err)
+	if also := versatile.Attributes().Beyond; !slices.Equal(also, []string{"CKA_DECRYPT", "CKA_DERIVE"}) {
+		t.Errorf("a key that may decrypt and derive may also %v", also)
 	}
 }
 
