@@ -17,6 +17,13 @@ var (
 	ErrModuleInUse = errors.New("the PKCS#11 module is already in use by this process")
 )
 
+// hinter is what errors of this package are that a person can do something
+// about.
+type hinter interface {
+	error
+	Hint() string
+}
+
 // An Error is a PKCS#11 function that did not return CKR_OK.
 type Error struct {
 	Op   string // the function, such as "C_SignInit"

@@ -235,7 +235,11 @@ func (m *member) down(err error) {
 	m.state, m.err = state, err
 	m.pool.mu.Unlock()
 	if news {
-		m.log(slog.LevelError, "token is out of service", "state", string(state), "error", err)
+		args := []any{"state", string(state), "error", err}
+		if h, ok := errors.AsType[hinter](err); ok {
+			args = append(args, "hint", h.Hint())
+		}
+		m.log(slog.LevelError, "token is out of service", args...)
 	}
 }
 

@@ -191,10 +191,7 @@ func remote(err error) *remoteError {
 	r.Token, _ = errors.AsType[*TokenError](err)
 	r.NotFound, _ = errors.AsType[*KeyNotFoundError](err)
 	r.Refused, _ = errors.AsType[*KeyRefusedError](err)
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
+	if h, ok := errors.AsType[hinter](err); ok {
 		r.Advice = h.Hint()
 	}
 	return r
