@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -80,6 +81,9 @@ rollover if its token is lost.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command
 		}
 		if err := plan.check(); err != nil {
 			return err
+		}
+		if !slices.Contains(keyNames, key) {
+			return cli.Usage("keys are "+strings.Join(keyNames, ", "), "--key: no key is called %q", key)
 		}
 		name, err := config.Keys.uri(key)
 		if err != nil {

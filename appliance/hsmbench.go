@@ -60,12 +60,14 @@ func (a *app) hsmBenchCommand() *cobra.Command {
 	c := &cobra.Command{Use: "bench", Short: "Measure a token: signatures a second, and what they mean", Long: `bench has the token sign challenges, which say nothing, through a signer process
 as serve has it, with more and more sessions. It tells how many to configure, and
 how many enrolments a second the token is good for when one signature certifies
-all that wait. It competes with a coordinator that runs.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		if slices.Min(append(counts, 1)) < 1 || len(counts) == 0 || each <= 0 {
+all that wait. It competes with a coordinator that runs.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) (err error) {
+		if slices.Min(append([]int{1}, counts...)) < 1 || len(counts) == 0 || each <= 0 {
 			return cli.Usage("", "sessions %v and time %s must be above 0", counts, each)
 		}
+		if !slices.Contains(keyNames, key) {
+			return cli.Usage("keys are "+strings.Join(keyNames, ", "), "--key: no key is called %q", key)
+		}
 		var config Config
-		var err error
 		if model != "" {
 			if choice.uri != "" {
 				return cli.Usage("", "--hsm and --device-model exclude each other")

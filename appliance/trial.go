@@ -21,16 +21,18 @@ func deviceModels() string { return strings.Join(device.Names(), ", ") }
 // trialToken makes a SoftHSM token in a directory, with the speed and the
 // limits of the device if a model is named.
 func trialToken(dir, model string) (h HSMConfig, err error) {
+	var m device.Model
+	if model != "" {
+		if m, err = device.Named(model); err != nil {
+			return h, cli.WithCode(cli.ExitUsage, err)
+		}
+	}
 	i, err := softhsm.New(dir, simulatorToken)
 	if err != nil {
 		return h, cli.WithCode(cli.ExitNoToken, err)
 	}
 	h.Environment = map[string]string{"SOFTHSM2_CONF": i.Conf}
 	if model != "" {
-		m, err := device.Named(model)
-		if err != nil {
-			return h, cli.WithCode(cli.ExitUsage, err)
-		}
 		d, err := device.New(filepath.Join(dir, "device"), i.URI.ModulePath, m)
 		if err != nil {
 			return h, cli.WithCode(cli.ExitNoToken, err)
@@ -50,10 +52,9 @@ func trialDevice(model, key string) (c Config, remove func() error, err error) {
 	if err != nil {
 		return c, nil, err
 	}
-	remove = func() error { return os.RemoveAll(dir) }
 	defer func() {
 		if err != nil {
-			remove()
+			os.RemoveAll(dir)
 		}
 	}()
 	c = defaultConfig()
@@ -70,7 +71,7 @@ func trialDevice(model, key string) (c Config, remove func() error, err error) {
 	if err != nil {
 		return c, nil, err
 	}
-	return c, remove, h.within(func() error {
+	return c, func() error { return os.RemoveAll(dir) }, h.within(func() error {
 		ceremony, err := hsm.OpenCeremony(uri, hsm.Options{})
 		if err != nil {
 			return err
