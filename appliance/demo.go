@@ -22,7 +22,7 @@ type demoResult struct {
 
 func (a *app) demoCommand() *cobra.Command {
 	var asJSON bool
-	var agent string
+	var agent, model string
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Play the whole story on SoftHSM and swtpm",
@@ -41,7 +41,7 @@ It holds every outcome against what it must be, and leaves nothing behind.`,
 			}
 			start := time.Now()
 			var r demoResult
-			err = demo.Run(c.Context(), demo.Options{Chancery: chancery, Agent: agent, Report: func(s demo.Step) {
+			err = demo.Run(c.Context(), demo.Options{Chancery: chancery, Agent: agent, Model: model, Report: func(s demo.Step) {
 				if a.out == cli.Text {
 					printStep(os.Stdout, r.Steps, s)
 				}
@@ -57,6 +57,7 @@ It holds every outcome against what it must be, and leaves nothing behind.`,
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print the steps as JSON (the same as -o json)")
+	c.Flags().StringVar(&model, "device-model", "", "give the token the speed and the limits of a device: "+deviceModels())
 	c.Flags().StringVar(&agent, "agent", "", "the chancery-agent to play with (default: beside this program, then PATH)")
 	return c
 }

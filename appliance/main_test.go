@@ -64,15 +64,23 @@ func needSimulators(t *testing.T) {
 	}
 }
 
-// freeAddress returns a loopback address that nobody listens on.
+// freeAddress returns a loopback address that nobody listens on, and that no
+// other test was given: the kernel gives a port again before its turn to be
+// used has come.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		defer l.Close()
+		if _, taken := given.LoadOrStore(l.Addr().String(), true); !taken {
+			return l.Addr().String(), nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
+
+var given sync.Map // addresses
 
 // ask is app.call for tests.
 func ask(dir, method, path string, in, out any) error {

@@ -32,6 +32,7 @@ type Step struct {
 type Options struct {
 	Chancery string     // path of the coordinator's program
 	Agent    string     // path of the agent's program
+	Model    string     // device model that the token has the speed of; empty for SoftHSM's own
 	Report   func(Step) // called for each step, in order
 }
 
@@ -44,6 +45,7 @@ type world struct {
 	pin     string
 	server  *child.Child
 	nodes   map[string]*node
+	given   map[string]bool // addresses, see freeAddress
 }
 
 // A node is a machine with a chip.
@@ -66,7 +68,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	w := &world{Options: o, dir: dir, nodes: map[string]*node{}}
+	w := &world{Options: o, dir: dir, nodes: map[string]*node{}, given: map[string]bool{}}
 	defer func() { err = errors.Join(err, w.close()) }()
 	for _, chapter := range []struct {
 		name string

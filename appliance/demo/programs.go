@@ -71,14 +71,21 @@ func (w *world) start(log string, program string, args ...string) (*child.Child,
 	return child.Start(cmd)
 }
 
-// freeAddress returns a loopback address that nobody listens on.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freeAddress returns a loopback address that nobody listens on, and that it
+// did not return before: the kernel gives a port again before its turn to be
+// used has come.
+func (w *world) freeAddress() (string, error) {
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		defer l.Close()
+		if a := l.Addr().String(); !w.given[a] {
+			w.given[a] = true
+			return a, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // machine makes a machine with a new chip.
@@ -88,7 +95,7 @@ func (w *world) machine(name string) (*node, error) {
 		return nil, err
 	}
 	n := &node{name: name, state: w.path(name + "-agent"), log: w.path(name + ".log")}
-	if n.listen, err = freeAddress(); err != nil {
+	if n.listen, err = w.freeAddress(); err != nil {
 		return nil, err
 	}
 	if n.chip, err = swtpm.Start(state); err != nil {

@@ -29,7 +29,7 @@ func (w *world) ceremony(ctx context.Context) error {
 		}
 		w.tell(start, name, "", "a machine with a SIMULATOR chip, its EK certified by a manufacturer CA of the simulator")
 	}
-	address, err := freeAddress()
+	address, err := w.freeAddress()
 	if err != nil {
 		return err
 	}
@@ -40,13 +40,16 @@ func (w *world) ceremony(ctx context.Context) error {
 		CA   string `json:"ca_key"`
 		CAID string `json:"ca_id"`
 	}
-	err = w.chancery(ctx, &made, "init", "--simulator", "--url", w.url, "--listen", address,
-		"--simulator-roots", strings.Join(swtpm.Roots(w.path("manufacturer")), ","))
-	if err != nil {
+	args := []string{"init", "--simulator", "--url", w.url, "--listen", address, "--simulator-roots", strings.Join(swtpm.Roots(w.path("manufacturer")), ",")}
+	device := "SoftHSM"
+	if w.Model != "" {
+		args, device = append(args, "--device-model", w.Model), "SoftHSM with the speed of "+w.Model
+	}
+	if err := w.chancery(ctx, &made, args...); err != nil {
 		return err
 	}
 	w.pin = made.Pin
-	w.tell(start, "coordinator", "CA:SK", "generated in a PKCS#11 token (SIMULATOR: SoftHSM), not extractable; CA:PK %s", made.CA[:23])
+	w.tell(start, "coordinator", "CA:SK", "generated in a PKCS#11 token (SIMULATOR: %s), not extractable; CA:PK %s", device, made.CA[:23])
 	var pointer struct {
 		Sequence int    `json:"sequence"`
 		Verifies string `json:"verifies"`
