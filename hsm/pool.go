@@ -294,18 +294,28 @@ func (p *Pool) soonest(key int) *process {
 // holds mu and flushes them.
 func (p *Pool) drain() (to []*process) {
 	var still []*request
-	for _, r := range p.waiting {
-		if q := p.soonest(r.key); q != nil {
-			q.add(r)
-			if !slices.Contains(to, q) {
-				to = append(to, q)
-			}
-		} else {
+	for i, r := range p.waiting {
+		q := p.soonest(r.key)
+		if q == nil && !p.room() {
+			still = append(still, p.waiting[i:]...)
+			break
+		}
+		if q == nil { // no token of this key
 			still = append(still, r)
+			continue
+		}
+		q.add(r)
+		if !slices.Contains(to, q) {
+			to = append(to, q)
 		}
 	}
 	p.waiting = still
 	return to
+}
+
+// room reports whether any process could take a request. The caller holds mu.
+func (p *Pool) room() bool {
+	return slices.ContainsFunc(p.members, func(m *member) bool { return m.process != nil && !m.process.full() })
 }
 
 // redispatch puts requests of a lost process before all others that wait and
