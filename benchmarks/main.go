@@ -5,18 +5,15 @@
 //	go run ./benchmarks hsm            # what is named; other lines of the summary stay
 //
 // A figure is the median over rounds in which ours and the peer's run in turn,
-// in CPU time of this process, so that neither other load on the machine nor a
-// drifting clock rate decides. What is compared are ratios; the absolute times
-// are this machine's.
+// in CPU time, so that neither other load on the machine nor a drifting clock
+// rate decides. What is compared are ratios; the absolute times are this
+// machine's.
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -25,69 +22,57 @@ import (
 	"github.com/chancery-pki/chancery/hsm"
 )
 
-// A Result is one line of the summary.
-type Result struct {
-	ID      string  `json:"id"`
-	What    string  `json:"what"`
-	Ours    float64 `json:"ours"`   // in the unit that What names
-	Beside  float64 `json:"beside"` // the peer's, in the same unit
-	Peer    string  `json:"peer"`
-	Ratio   float64 `json:"ratio"`  // how many times ours is better
-	Target  string  `json:"target"` // of the ratio
-	Met     bool    `json:"met"`
-	Command string  `json:"command"`
-}
-
 const command = "go run ./benchmarks"
 
-// measures are what there is to run. A name on the command line stands for
-// itself and for those that begin with it and a dash.
-var measures = []struct {
+// A measure is a part of the benchmarks that can be run by itself.
+type measure struct {
 	name string
 	run  func() ([]Result, error)
-}{
-	{"proof", proof},
-	{"list", list},
-	{"hsm-sign", signing},
-	{"hsm-failover", failover},
+}
+
+var measures = []measure{{"proof", proof}, {"list", list}, {"hsm-sign", signing}, {"hsm-failover", failover}}
+
+// called reports whether the name on the command line means m: "hsm" means
+// all whose names begin so.
+func (m measure) called(name string) bool {
+	return name == m.name || strings.HasPrefix(m.name, name+"-")
 }
 
 func main() {
 	hsm.SignerProcess()
+	var err error
 	if len(os.Args) == 3 && os.Args[1] == workerName {
-		exit(work(os.Args[2]))
-		return
+		err = work(os.Args[2])
+	} else {
+		err = run(os.Args[1:])
 	}
-	exit(run(os.Args[1:]))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		if h, ok := errors.AsType[interface {
+			error
+			Hint() string
+		}](err); ok {
+			fmt.Fprintln(os.Stderr, "hint:", h.Hint())
+		}
+		os.Exit(1)
+	}
 }
 
-func exit(err error) {
-	if err == nil {
-		return
-	}
-	fmt.Fprintln(os.Stderr, "error:", err)
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		fmt.Fprintln(os.Stderr, "hint:", h.Hint())
-	}
-	os.Exit(1)
-}
-
+// run runs the measures of those names, or all if there are none. What was
+// measured before one failed is written too.
 func run(names []string) error {
-	var none []Result
 	for _, name := range names {
-		if !slices.ContainsFunc(measures, func(m measure) bool { return m.named(name) }) {
+		if !slices.ContainsFunc(measures, func(m measure) bool { return m.called(name) }) {
 			return fmt.Errorf("there is no measure %q", name)
 		}
 	}
-	summary, err := read()
+	s, err := readSummary()
 	if err != nil {
 		return err
 	}
+	var all []Result
 	for _, m := range measures {
-		if len(names) > 0 && !slices.ContainsFunc(names, m.named) {
+		if len(names) > 0 && !slices.ContainsFunc(names, m.called) {
 			continue
 		}
 		results, err := m.run()
@@ -95,9 +80,18 @@ func run(names []string) error {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		for _, r := range results {
-			fmt.Printf("%-28s ours %10.3f  %-44s %10.3f  ratio %8.2f  target %-9s met %v\n", r.ID, r.Ours, r.Peer, r.Beside, r.Ratio, r.Target, r.Met)
+			fmt.Println(r)
+			s.put(r)
 		}
+		if err := s.write(); err != nil {
+			return err
+		}
+		all = append(all, results...)
 	}
+	if len(names) == 0 {
+		s = all // and no lines of measures that are no more
+	}
+	return s.write()
 }
 
 const rounds = 9

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -37,38 +38,122 @@ const mechanismKWP = "AES-KWP"
 const WrappingKeySize = 32
 
 // Backup wraps a key that was generated wrappable under the wrapping key, which
-// the security officer brings into the token as a trusted one
-// (CKA_TRUSTED) and which is removed again. The PINs of both are tried once.
+// the security officer brings into the token as a trusted one (CKA_TRUSTED) and
+// which is removed again, together with those that an interrupted backup left.
+// Whatever can be wrong with the key or with the user's PIN is found before.
+// The officer's PIN is tried once.
 //
 // The price of it: whoever has both PINs can do the same, and whoever has the
 // result and the wrapping key has the secret key, in no token at all.
-func Backup(uri URI, opts Options, name URI, soPIN, wrapping []byte) (w *WrappedKey, err error) {
+func Backup(uri URI, opts Options, name URI, soPIN, wrapping []byte) (*WrappedKey, error) {
 	opts.Sessions, opts.Wrappable = 1, true
-	t, err := openAs(uri, opts, soPIN, func(m module, h pkcs11.SessionHandle) (string, error) { return bringTrusted(m, h, wrapping) })
+	w, err := inspect(uri, opts, name)
+	if err != nil {
+		return nil, err
+	}
+	label, err := bringTrusted(uri, soPIN, wrapping)
+	if label == "" {
+		return nil, err
+	}
+	if err == nil {
+		err = takeOut(uri, opts, name, label, w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// inspect describes the key, has it sign, and removes leftovers.
+func inspect(uri URI, opts Options, name URI) (w *WrappedKey, err error) {
+	t, err := Open(uri, opts)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
+	key, err := t.FindKey(name)
+	if err != nil {
+		return nil, err
+	}
+	if key.attributes.Extractable != Yes {
+		return nil, &KeyRefusedError{key.label, "CKA_EXTRACTABLE", "it was not generated so that it can be backed up"}
+	}
+	if err := key.challenge(); err != nil {
+		return nil, err
+	}
+	var own []byte
 	err = t.withSession(context.Background(), func(s *session) (err error) {
-		kek, err := t.module.find(s.handle, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_LABEL, t.trusted))
-		if err != nil {
+		if own, _, err = t.module.attribute(s.handle, key.handle, pkcs11.CKA_LABEL); err != nil {
 			return err
 		}
-		if len(kek) != 1 {
-			return fmt.Errorf("token %q: the wrapping key %s that was brought in is there %d times", t.info.Label, t.trusted, len(kek))
-		}
-		defer func() {
-			if destroyed := failed("C_DestroyObject", t.module.DestroyObject(s.handle, kek[0])); destroyed != nil {
-				err = errors.Join(err, &LeftoverError{Token: t.info.Label, Label: t.trusted, Err: destroyed})
-			}
-		}()
-		w, err = t.wrap(s.handle, kek[0], name)
-		return err
+		return t.sweep(s.handle)
 	})
-	return w, err
+	return &WrappedKey{Label: string(own), ID: key.attributes.ID, SPKI: key.public.SPKI(), Mechanism: mechanismKWP, Token: t.info, Created: time.Now().UTC().Truncate(time.Second)}, err
 }
 
-// A LeftoverError is a wrapping key that could not be removed from the token.
+// challenge has the key prove that its public half is its own.
+func (k *Key) challenge() error {
+	var c chancery.Challenge
+	rand.Read(c.Nonce[:])
+	_, err := k.Sign(context.Background(), chancery.FleetID{}, c)
+	return err
+}
+
+// takeOut wraps the key under the wrapping key with the label, and removes that.
+func takeOut(uri URI, opts Options, name URI, label string, w *WrappedKey) error {
+	t, err := Open(uri, opts)
+	if err != nil {
+		return &LeftoverError{Token: w.Token.Label, Label: label, Err: err}
+	}
+	err = t.withSession(context.Background(), func(s *session) error {
+		err := t.wrap(s.handle, name, label, w)
+		if swept := t.sweep(s.handle); swept != nil {
+			return &LeftoverError{Token: w.Token.Label, Label: label, Err: errors.Join(err, swept)}
+		}
+		return err
+	})
+	return errors.Join(err, t.Close())
+}
+
+func (t *Token) wrap(s pkcs11.SessionHandle, name URI, label string, w *WrappedKey) error {
+	kek, err := t.module.find(s, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
+	if err != nil {
+		return err
+	}
+	if len(kek) != 1 {
+		return fmt.Errorf("token %q: the wrapping key %s that was brought in is there %d times", t.info.Label, label, len(kek))
+	}
+	private, err := t.one(s, pkcs11.CKO_PRIVATE_KEY, name)
+	if err != nil {
+		return err
+	}
+	w.Wrapped, err = t.module.WrapKey(s, kwp, kek[0], private)
+	return failed("C_WrapKey", err)
+}
+
+var kwp = []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP_PAD, nil)}
+
+// trustedPrefix begins the labels of wrapping keys.
+const trustedPrefix = "chancery-backup-"
+
+// sweep removes all wrapping keys that backups brought in.
+func (t *Token) sweep(s pkcs11.SessionHandle) error {
+	keys, err := t.module.find(s, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, k := range keys {
+		label, _, err := t.module.attribute(s, k, pkcs11.CKA_LABEL)
+		if err == nil && strings.HasPrefix(string(label), trustedPrefix) {
+			err = failed("C_DestroyObject", t.module.DestroyObject(s, k))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// A LeftoverError is a wrapping key that is left in the token.
 type LeftoverError struct {
 	Token, Label string
 	Err          error
@@ -82,75 +167,30 @@ func (e *LeftoverError) Unwrap() error { return e.Err }
 
 // Hint tells how to remove it.
 func (e *LeftoverError) Hint() string {
-	return "remove it: pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type secrkey --label " + e.Label
+	return "the next backup removes it, or: pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type secrkey --label " + e.Label
 }
 
-func (t *Token) wrap(s pkcs11.SessionHandle, kek pkcs11.ObjectHandle, name URI) (*WrappedKey, error) {
-	label := nameOf(name)
-	private, err := t.one(s, pkcs11.CKO_PRIVATE_KEY, name)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.checkUse(s, private, label); err != nil {
-		return nil, err
-	}
-	public, err := t.one(s, pkcs11.CKO_PUBLIC_KEY, name)
-	if err != nil {
-		return nil, err
-	}
-	key, err := t.readPublic(s, public, label)
-	if err != nil {
-		return nil, err
-	}
-	id, _, err := t.module.attribute(s, private, pkcs11.CKA_ID)
-	if err != nil {
-		return nil, err
-	}
-	own, _, err := t.module.attribute(s, private, pkcs11.CKA_LABEL)
-	if err != nil {
-		return nil, err
-	}
-	blob, err := t.module.WrapKey(s, kwp, kek, private)
-	if e, ok := failed("C_WrapKey", err).(*Error); ok && (e.Code == pkcs11.CKR_KEY_UNEXTRACTABLE || e.Code == pkcs11.CKR_KEY_NOT_WRAPPABLE) {
-		return nil, &KeyRefusedError{label, "CKA_EXTRACTABLE", "it was not generated so that it can be backed up"}
-	}
-	if err != nil {
-		return nil, failed("C_WrapKey", err)
-	}
-	return &WrappedKey{Label: string(own), ID: id, SPKI: key.SPKI(), Mechanism: mechanismKWP, Wrapped: blob, Token: t.info, Created: time.Now().UTC().Truncate(time.Second)}, nil
-}
-
-var kwp = []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP_PAD, nil)}
-
-// openAs opens the token after the security officer did something in it.
-func openAs(uri URI, opts Options, soPIN []byte, f func(module, pkcs11.SessionHandle) (string, error)) (*Token, error) {
+// bringTrusted has the security officer create the wrapping key in the token,
+// in one try, and returns its label, which is empty if there is none. It is a
+// public object, as the officer's are, with a secret value.
+func bringTrusted(uri URI, pin, wrapping []byte) (label string, err error) {
 	path, release, err := claim(uri)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
+	defer release()
 	m, err := load(path, uri.InitReserved)
 	if err != nil {
-		release()
-		return nil, err
+		return "", err
 	}
-	label, err := m.asOfficer(uri, soPIN, f)
-	var t *Token
-	if err == nil {
-		if t, err = open(m, uri, opts); err != nil {
-			err = errors.Join(err, &LeftoverError{Token: uri.Token, Label: label, Err: errors.New("the user could not log in to remove it")})
+	defer func() {
+		if e := m.unload(); e != nil {
+			err = errors.Join(err, e)
 		}
-	}
-	if err != nil {
-		m.unload()
-		release()
-		return nil, err
-	}
-	t.release, t.trusted = release, label
-	return t, nil
-}
-
-// asOfficer runs f with the security officer logged in, in one try.
-func (m module) asOfficer(uri URI, pin []byte, f func(module, pkcs11.SessionHandle) (string, error)) (label string, err error) {
+		if err != nil && label != "" {
+			err = &LeftoverError{Token: uri.Token, Label: label, Err: err}
+		}
+	}()
 	s, err := m.slot(uri)
 	if err != nil {
 		return "", err
@@ -167,15 +207,34 @@ func (m module) asOfficer(uri URI, pin []byte, f func(module, pkcs11.SessionHand
 	if err != nil {
 		return "", err
 	}
-	defer m.CloseSession(h) // the officer's session must not be there when the user logs in
 	if err := failed("C_Login", m.Login(h, pkcs11.CKU_SO, asString(pin))); err != nil {
 		if e, ok := err.(*Error); ok && !e.transport() {
 			return "", &OfficerError{Token: s.info.Label, Name: e.Name}
 		}
 		return "", err
 	}
-	label, err = f(m, h)
-	return label, errors.Join(err, failed("C_Logout", m.Logout(h)))
+	nonce := make([]byte, 8)
+	rand.Read(nonce)
+	label = trustedPrefix + hex.EncodeToString(nonce)
+	_, err = m.CreateObject(h, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE, wrapping),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_TRUSTED, true),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+	})
+	if err != nil {
+		return "", failed("C_CreateObject of the wrapping key", err)
+	}
+	return label, failed("C_Logout", m.Logout(h))
 }
 
 // An OfficerError is a token that refuses the security officer's PIN, or one
@@ -192,30 +251,6 @@ func (e *OfficerError) Error() string {
 // Hint tells what to do.
 func (e *OfficerError) Hint() string {
 	return "check the security officer's PIN; a flag of the token goes when the officer logs in with the vendor's tools"
-}
-
-// bringTrusted creates the wrapping key in the token. It is a public object,
-// as SO objects are, with a secret value.
-func bringTrusted(m module, h pkcs11.SessionHandle, wrapping []byte) (label string, err error) {
-	nonce := make([]byte, 8)
-	rand.Read(nonce)
-	label = "chancery-backup-" + hex.EncodeToString(nonce)
-	_, err = m.CreateObject(h, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
-		pkcs11.NewAttribute(pkcs11.CKA_VALUE, wrapping),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
-		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_TRUSTED, true),
-		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
-		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, false),
-		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
-		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
-	})
-	return label, failed("C_CreateObject of the wrapping key", err)
 }
 
 // A BackupError is a backup that cannot be one.
@@ -240,8 +275,8 @@ func (w *WrappedKey) check() (chancery.PublicKey, error) {
 		return public, &BackupError{err.Error()}
 	case w.Mechanism != mechanismKWP:
 		return public, &BackupError{fmt.Sprintf("it is wrapped by %q, want %s", w.Mechanism, mechanismKWP)}
-	case w.Label == "":
-		return public, &BackupError{"it has no label"}
+	case w.Label == "" || len(w.ID) == 0:
+		return public, &BackupError{"it has no label or no CKA_ID"}
 	case n < 24 || n > maxWrapped || n%8 != 0: // RFC 5649 section 4.1
 		return public, &BackupError{fmt.Sprintf("the wrapped key has %d bytes, want a multiple of 8 from 24 to %d", n, maxWrapped)}
 	}
@@ -268,12 +303,14 @@ func Restore(uri URI, opts Options, w *WrappedKey, wrapping []byte) (err error) 
 	defer func() { err = errors.Join(err, t.Close()) }()
 	var private, half pkcs11.ObjectHandle
 	err = t.withSession(context.Background(), func(s *session) error {
-		there, err := t.module.find(s.handle, pkcs11.NewAttribute(pkcs11.CKA_LABEL, w.Label))
-		if err != nil {
-			return err
-		}
-		if len(there) > 0 {
-			return &KeyExistsError{Token: t.info.Label, Label: w.Label}
+		for _, taken := range []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, w.Label), pkcs11.NewAttribute(pkcs11.CKA_ID, w.ID)} {
+			there, err := t.module.find(s.handle, taken)
+			if err != nil {
+				return err
+			}
+			if len(there) > 0 {
+				return &KeyExistsError{Token: t.info.Label, Label: w.Label}
+			}
 		}
 		private, half, err = t.unwrap(s.handle, w, public.ECDSA(), wrapping)
 		return err
@@ -291,9 +328,7 @@ func (t *Token) prove(label string, want chancery.PublicKey, private, half pkcs1
 		err = fmt.Errorf("restored key %q is %s, want %s", label, key.public, want)
 	}
 	if err == nil {
-		var c chancery.Challenge
-		rand.Read(c.Nonce[:])
-		_, err = key.Sign(context.Background(), chancery.FleetID{}, c)
+		err = key.challenge()
 	}
 	if err == nil {
 		return nil

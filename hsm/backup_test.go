@@ -56,7 +56,8 @@ func TestBackup(t *testing.T) {
 	second, err := softhsm.New(filepath.Dir(i.Conf), "second")
 	check(t, err)
 	ceremony := open(t, i.URI)
-	check(t, ceremony.Generate("ca", true))
+	_, err = ceremony.Generate(hsm.URI{Object: "ca"}, true)
+	check(t, err)
 	check(t, ceremony.Close())
 	ca := hsm.URI{Object: "ca"}
 
@@ -119,8 +120,10 @@ func TestBackupRefuses(t *testing.T) {
 	second, err := softhsm.New(filepath.Dir(i.Conf), "second")
 	check(t, err)
 	ceremony := open(t, i.URI)
-	check(t, ceremony.Generate("ca", true))
-	check(t, ceremony.Generate("approval", false))
+	_, err = ceremony.Generate(hsm.URI{Object: "ca"}, true)
+	check(t, err)
+	_, err = ceremony.Generate(hsm.URI{Object: "approval"}, false)
+	check(t, err)
 	check(t, ceremony.Close())
 
 	_, err = hsm.Backup(i.URI, hsm.Options{}, hsm.URI{Object: "approval"}, officer(t, i), wrappingKey())

@@ -12,6 +12,8 @@ import (
 
 	"github.com/ThalesIgnite/crypto11"
 	"github.com/miekg/pkcs11"
+
+	"github.com/chancery-pki/chancery"
 )
 
 // A KeyExistsError is a label that [Generate] found taken.
@@ -67,7 +69,7 @@ func OpenCeremony(uri URI, opts Options) (c *Ceremony, err error) {
 	config := &crypto11.Config{Path: path, TokenSerial: c.slot.info.Serial, MaxSessions: 2, LoginNotSupported: !c.slot.loginRequired()}
 	configure := func() error {
 		c.ctx, err = crypto11.Configure(config)
-		return c.slot.loginFailed(cause("crypto11.Configure", err)) // which of its calls it was, it tells in prose
+		return cause("crypto11.Configure", err) // which of its calls it was, it tells in prose
 	}
 	if !c.slot.loginRequired() {
 		return c, configure()
@@ -96,46 +98,59 @@ func (c *Ceremony) Close() error {
 func (c *Ceremony) Info() Info { return c.slot.info }
 
 // Generate makes a P-256 key pair on the token: kept by the token, sensitive,
-// not extractable, good for signing only, with a random CKA_ID. A label that
+// not extractable, good for signing only, with the label (object) of the name,
+// and its CKA_ID (id), or a random one. It returns the public half. A name that
 // is taken is a [*KeyExistsError].
 //
 // A key that is wrappable is extractable instead, for a wrapping key that the
 // security officer trusts (CKA_WRAP_WITH_TRUSTED): it can be backed up, and
 // whoever has the officer's PIN and the user's can take it away. That cannot be
 // changed later.
-func (c *Ceremony) Generate(label string, wrappable bool) error {
-	if label == "" {
-		return errors.New("generate key: the label is empty")
+func (c *Ceremony) Generate(name URI, wrappable bool) (public chancery.PublicKey, err error) {
+	if name.Object == "" {
+		return public, errors.New("generate key: the label is empty")
 	}
+	label, id := name.Object, []byte(name.ID)
+	exists := &KeyExistsError{Token: c.slot.info.Label, Label: label}
 	for _, p := range c.publics {
-		if p.label == label {
-			return &KeyExistsError{Token: c.slot.info.Label, Label: label}
+		if p.label == label || len(id) > 0 && bytes.Equal(p.id, id) {
+			return public, exists
 		}
 	}
 	// A key that is missing is nil without an error.
 	there, err := c.ctx.FindKeyPairs(nil, []byte(label))
+	if err == nil && len(there) == 0 && len(id) > 0 {
+		there, err = c.ctx.FindKeyPairs(id, nil)
+	}
 	if err != nil {
-		return fmt.Errorf("look for key %q: %w", label, cause("C_FindObjects", err))
+		return public, fmt.Errorf("look for key %q: %w", label, cause("C_FindObjects", err))
 	}
 	if len(there) > 0 {
-		return &KeyExistsError{Token: c.slot.info.Label, Label: label}
+		return public, exists
 	}
-	public, private, err := templates(label, wrappable)
+	if len(id) == 0 {
+		id = make([]byte, 20)
+		rand.Read(id)
+	}
+	half, private, err := templates(label, id, wrappable)
 	if err != nil {
-		return err
+		return public, err
 	}
-	if _, err := c.ctx.GenerateECDSAKeyPairWithAttributes(public, private, elliptic.P256()); err != nil {
-		return fmt.Errorf("generate key %q: %w", label, cause("C_GenerateKeyPair", err))
+	pair, err := c.ctx.GenerateECDSAKeyPairWithAttributes(half, private, elliptic.P256())
+	if err != nil {
+		return public, fmt.Errorf("generate key %q: %w", label, cause("C_GenerateKeyPair", err))
 	}
-	return nil
+	key, ok := pair.Public().(*ecdsa.PublicKey)
+	if !ok {
+		return public, fmt.Errorf("generate key %q: the token made a %T", label, pair.Public())
+	}
+	return chancery.NewPublicKey(key)
 }
 
 // templates are the attributes of a new key pair (PKCS#11 2.40 sections 4.8
 // and 4.9). What the key must not do is said too: the defaults are the
 // token's, and SoftHSM's are generous.
-func templates(label string, wrappable bool) (public, private crypto11.AttributeSet, err error) {
-	id := make([]byte, 20)
-	rand.Read(id)
+func templates(label string, id []byte, wrappable bool) (public, private crypto11.AttributeSet, err error) {
 	public, private = crypto11.NewAttributeSet(), crypto11.NewAttributeSet()
 	for _, a := range []struct {
 		set       crypto11.AttributeSet

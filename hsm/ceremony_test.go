@@ -22,9 +22,10 @@ func TestGenerate(t *testing.T) {
 	uri := hsmtest.New(t)
 	ceremony := open(t, uri)
 	for _, label := range []string{"ca", "approval"} {
-		check(t, ceremony.Generate(label, false))
+		_, err := ceremony.Generate(hsm.URI{Object: label}, false)
+		check(t, err)
 	}
-	if err := ceremony.Generate("", false); err == nil {
+	if _, err := ceremony.Generate(hsm.URI{ID: "x"}, false); err == nil {
 		t.Error("generated a key without a label")
 	}
 	list, err := ceremony.Inventory()
@@ -62,7 +63,7 @@ func TestGenerateKeyExists(t *testing.T) {
 	})
 	ceremony := open(t, uri)
 	for _, label := range []string{"ca", "edwards", "private only", "renamed", "public only"} {
-		err := ceremony.Generate(label, false)
+		_, err := ceremony.Generate(hsm.URI{Object: label}, false)
 		var e *hsm.KeyExistsError
 		if !errors.As(err, &e) || e.Label != label || e.Token != hsmtest.Label || e.Hint() == "" {
 			t.Errorf("label %q: error %v, want *KeyExistsError", label, err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,19 +83,31 @@ func reasonText(name string) string {
 	return fmt.Sprintf("login refused (%s)", name)
 }
 
+// file is where the token's entry is, or will be.
 func (l Latch) file(label, serial string) string {
-	return filepath.Join(string(l), url.QueryEscape(label)+"."+url.QueryEscape(serial)+".json")
+	return filepath.Join(string(l), fileText(label)+"."+fileText(serial)+entrySuffix)
 }
+
+const (
+	entrySuffix = ".json"
+	lockSuffix  = ".lock"
+)
+
+// fileText makes text fit for a part of a file name, of which "." is none.
+func fileText(s string) string { return strings.ReplaceAll(url.QueryEscape(s), ".", "%2E") }
 
 // Entries lists what the latch remembers.
 func (l Latch) Entries() ([]LatchEntry, error) {
-	files, err := filepath.Glob(filepath.Join(string(l), "*.json"))
-	if err != nil {
-		return nil, err
+	files, err := os.ReadDir(string(l))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("latch: %w", err)
 	}
 	var list []LatchEntry
-	for _, file := range files {
-		e, err := readEntry(file)
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), entrySuffix) || strings.HasPrefix(f.Name(), ".") {
+			continue
+		}
+		e, err := readEntry(filepath.Join(string(l), f.Name()))
 		if err != nil {
 			return nil, err
 		}
@@ -103,6 +116,14 @@ func (l Latch) Entries() ([]LatchEntry, error) {
 		}
 	}
 	return list, nil
+}
+
+// entry returns what the latch remembers of a token, nil for nothing.
+func (l Latch) entry(label, serial string) (*LatchEntry, error) {
+	if l == "" {
+		return nil, nil
+	}
+	return readEntry(l.file(label, serial))
 }
 
 // Release allows the token one more login, even if its flags say that a wrong
@@ -125,27 +146,14 @@ func (l Latch) Release(label, serial string, finalTry bool) error {
 	return l.write(e)
 }
 
-// latched returns the entry of the first token that the URI may mean and that
-// is latched, or nil. It needs no module: who waits for a release asks often.
-func (l Latch) latched(uri URI) (*LatchEntry, error) {
-	if l == "" {
-		return nil, nil
-	}
-	list, err := l.Entries()
-	for _, e := range list {
-		if e.Latched() && uri.matches(slot{info: Info{Label: e.Token, Serial: e.Serial, Manufacturer: uri.Manufacturer, Model: uri.Model}}) {
-			return &e, nil
-		}
-	}
-	return nil, err
-}
-
 // A loginAttempt is between the decision to log in and the token's answer.
 type loginAttempt struct {
-	latch  Latch
-	slot   slot
-	doubt  int // answers that were not seen before this one
-	unlock func()
+	latch   Latch
+	slot    slot
+	trusted bool
+	before  *LatchEntry
+	doubt   int // answers that were not seen before this one
+	unlock  func()
 }
 
 // begin decides whether a login may be tried, and writes down that it is.
@@ -153,7 +161,7 @@ type loginAttempt struct {
 // calls end.
 func (l Latch) begin(s slot, trusted bool) (a *loginAttempt, err error) {
 	if l == "" {
-		return &loginAttempt{unlock: func() {}}, s.mayLogin(false, false)
+		return &loginAttempt{slot: s, trusted: trusted, unlock: func() {}}, s.mayLogin(false, false)
 	}
 	unlock, err := l.lock(s.info.Label, s.info.Serial)
 	if err != nil {
@@ -164,11 +172,12 @@ func (l Latch) begin(s slot, trusted bool) (a *loginAttempt, err error) {
 			unlock()
 		}
 	}()
-	a = &loginAttempt{latch: l, slot: s, unlock: unlock}
-	e, err := readEntry(l.file(s.info.Label, s.info.Serial))
+	a = &loginAttempt{latch: l, slot: s, trusted: trusted, unlock: unlock}
+	e, err := l.entry(s.info.Label, s.info.Serial)
 	if err != nil {
 		return nil, err
 	}
+	a.before = e
 	if e == nil {
 		e = &LatchEntry{}
 	}
@@ -186,18 +195,26 @@ func (l Latch) begin(s slot, trusted bool) (a *loginAttempt, err error) {
 	return a, a.write(latchTrying, "", a.doubt+1)
 }
 
-// end takes the token's answer down: nil is success, and everything but a
-// [*PINError] says nothing about the PIN.
+// end takes the token's answer to C_Login down and returns what it means: nil
+// for success, a [*PINError], or an error that says nothing about the PIN.
 func (a *loginAttempt) end(answer error) error {
 	defer a.unlock()
+	answer = a.slot.loginFailed(answer, a.trusted)
 	if a.latch == "" {
 		return answer
 	}
 	if pin, ok := errors.AsType[*PINError](answer); ok {
 		return a.latched(pin.Name, answer)
 	}
-	if err := os.Remove(a.latch.file(a.slot.info.Label, a.slot.info.Serial)); err != nil && answer == nil {
-		return err
+	if answer != nil && a.before != nil && a.before.State == latchAllowed {
+		return errors.Join(answer, a.latch.write(a.before)) // the try that was allowed was none
+	}
+	err := os.Remove(a.latch.file(a.slot.info.Label, a.slot.info.Serial))
+	if err == nil {
+		err = durable.SyncDir(string(a.latch))
+	}
+	if answer == nil {
+		answer = err
 	}
 	return answer
 }
@@ -222,10 +239,10 @@ func (a *loginAttempt) write(state latchState, reason string, doubt int) error {
 // lock makes logins to one token follow one another, also those of several
 // processes. The kernel frees it when the process ends.
 func (l Latch) lock(label, serial string) (unlock func(), err error) {
-	if err := os.MkdirAll(string(l), 0o700); err != nil {
-		return nil, fmt.Errorf("latch: %w", err)
+	if err := l.make(); err != nil {
+		return nil, err
 	}
-	f, err := os.OpenFile(strings.TrimSuffix(l.file(label, serial), ".json")+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(strings.TrimSuffix(l.file(label, serial), entrySuffix)+lockSuffix, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("latch: %w", err)
 	}
@@ -234,6 +251,50 @@ func (l Latch) lock(label, serial string) (unlock func(), err error) {
 		return nil, fmt.Errorf("latch: %s: %w", f.Name(), err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// make makes the directory, as a user whose files its owner can read: what root
+// left there would stop a coordinator that runs as somebody else.
+func (l Latch) make() error {
+	for _, dir := range []string{filepath.Dir(string(l)), string(l)} {
+		info, err := os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = os.Mkdir(dir, 0o700)
+			if errors.Is(err, fs.ErrExist) { // another process was first
+				err = nil
+			}
+			if err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return &LatchDirError{Dir: string(l), Err: err}
+		}
+		owner, ok := info.Sys().(*syscall.Stat_t)
+		shared := info.Mode()&os.ModeSticky != 0 // a directory for everybody, such as /tmp
+		if ok && int(owner.Uid) != os.Geteuid() && !shared {
+			return &LatchDirError{Dir: string(l), Err: fmt.Errorf("%s belongs to user %d, and this is user %d", dir, owner.Uid, os.Geteuid())}
+		}
+	}
+	return nil
+}
+
+// A LatchDirError is a directory in which nothing can be remembered, and so no
+// login is tried.
+type LatchDirError struct {
+	Dir string
+	Err error
+}
+
+func (e *LatchDirError) Error() string {
+	return fmt.Sprintf("no place to remember refused PINs, in %s: %v", e.Dir, e.Err)
+}
+
+func (e *LatchDirError) Unwrap() error { return e.Err }
+
+// Hint tells what to do about it.
+func (e *LatchDirError) Hint() string {
+	return "run it as the user that the coordinator runs as, or choose another data directory"
 }
 
 // maxEntry bounds an entry, in bytes.

@@ -30,6 +30,9 @@ type member struct {
 	tagKey, known []byte
 	tried         bool          // outcome has been called; likewise
 	settled       chan struct{} // closed by outcome
+	reported      string        // the last error that was logged; likewise
+	lies          int           // faults, one after the other; likewise
+	lied          time.Time     // when the last one was
 
 	// Pool.mu guards these.
 	process    *process      // nil while there is none that may be asked
@@ -43,6 +46,12 @@ type member struct {
 	stats      struct{ signatures, retries, refusals, faults, starts uint64 }
 }
 
+// Bounds of a TokenConfig.
+const (
+	minTime     = 10 * time.Millisecond
+	maxSessions = 1024
+)
+
 func newMember(p *Pool, c TokenConfig) (*member, error) {
 	if c.Deadline == 0 {
 		c.Deadline = defaultDeadline
@@ -50,8 +59,11 @@ func newMember(p *Pool, c TokenConfig) (*member, error) {
 	if c.KeepAlive == 0 {
 		c.KeepAlive = defaultKeepAlive
 	}
-	if c.Deadline < 0 || c.KeepAlive < 0 || c.Sessions < 0 {
-		return nil, fmt.Errorf("token %s: deadline, keep-alive and sessions must not be negative", c.URI)
+	if c.Sessions == 0 {
+		c.Sessions = defaultSessions
+	}
+	if c.Deadline < minTime || c.KeepAlive < minTime || c.Sessions < 1 || c.Sessions > maxSessions {
+		return nil, fmt.Errorf("token %s: deadline %s and keep-alive %s must be at least %s, sessions %d from 1 to %d", c.URI, c.Deadline, c.KeepAlive, minTime, c.Sessions, maxSessions)
 	}
 	m := &member{pool: p, settled: make(chan struct{}), config: c, state: Connecting, since: time.Now(), tagKey: make([]byte, 32)}
 	rand.Read(m.tagKey)
@@ -79,8 +91,13 @@ const (
 	personPause = 5 * time.Second
 	faultPause  = time.Minute
 	latchPause  = time.Second
-	// A process that lived for steady has nothing to do with failures before.
-	steady = 10 * time.Second
+	// A process that lived for steady has nothing to do with failures before;
+	// a fault is remembered longer.
+	steady      = 10 * time.Second
+	faultMemory = time.Hour
+	// roomPause is how long a process goes on with fewer sessions than wanted
+	// before a new one looks whether there are more.
+	roomPause = time.Minute
 )
 
 // run keeps a signer process until the pool closes.
@@ -88,19 +105,41 @@ func (m *member) run() {
 	failures := 0
 	for {
 		q, err := m.connect()
+		m.outcome(err)
 		if err == nil {
-			failures = m.serve(q, failures)
-			if err = q.err; errors.Is(err, ErrClosed) {
-				return
+			began := time.Now()
+			if err = m.serve(q); time.Since(began) > steady {
+				failures = 0
 			}
 		} else {
-			m.down(err)
-			failures++
+			m.pool.mu.Lock()
+			m.out(err)
+			m.pool.mu.Unlock()
 		}
-		m.outcome(err)
-		if !m.pause(pauseAfter(failures, err)) {
+		if m.closed() {
 			return
 		}
+		failures++
+		select { // nothing is tried again for a pool that will not be
+		case <-m.pool.opened:
+		case <-m.pool.closing:
+			return
+		}
+		m.report(err)
+		select {
+		case <-time.After(m.pauseAfter(failures, err)):
+		case <-m.pool.closing:
+			return
+		}
+	}
+}
+
+func (m *member) closed() bool {
+	select {
+	case <-m.pool.closing:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -115,14 +154,21 @@ func (m *member) outcome(err error) {
 
 // pauseAfter is how long to wait after so many failures in a row, of which err
 // is the last.
-func pauseAfter(failures int, err error) time.Duration {
+func (m *member) pauseAfter(failures int, err error) time.Duration {
 	limit := longPause
 	switch {
+	case isA[*roomError](err):
+		return 0
 	case isA[*LatchedError](err) || isA[*PINError](err):
 		return latchPause // a look at the latch costs nothing
 	case isA[*FaultError](err):
-		limit = faultPause
-	case isA[*WrongKeyError](err) || isA[*KeyNotFoundError](err) || isA[*KeyRefusedError](err) || isA[*URIError](err):
+		if time.Since(m.lied) > faultMemory {
+			m.lies = 0
+		}
+		m.lied = time.Now()
+		m.lies++
+		return min(time.Second<<min(m.lies-1, 10), faultPause)
+	case isA[*WrongKeyError](err) || isA[*KeyNotFoundError](err) || isA[*KeyRefusedError](err) || isA[*URIError](err) || isA[*Error](err) && !dead(err):
 		limit = personPause
 	}
 	if failures <= 1 {
@@ -136,49 +182,47 @@ func isA[E error](err error) bool {
 	return ok
 }
 
-func (m *member) pause(d time.Duration) bool {
-	select {
-	case <-time.After(d):
-	case <-m.pool.closing:
-		return false
-	}
-	select {
-	case <-m.pool.closing:
-		return false
-	default:
-		return true
-	}
-}
-
-// serve lets the process sign until it ends, and returns how many failures
-// there have been in a row.
-func (m *member) serve(q *process, failures int) int {
+// serve lets the process sign until it ends, and returns why it did.
+func (m *member) serve(q *process) error {
 	m.up(q)
-	m.outcome(nil)
 	began := time.Now()
 	tick := time.NewTicker(m.config.KeepAlive / 2)
 	defer tick.Stop()
-	for alive := true; alive; {
+	for {
 		select {
 		case <-m.lost:
-			alive = false
+			m.bury(q)
+			return q.err
+		case <-q.child.Done():
+			select {
+			case <-q.ended: // read knows why
+			case <-time.After(farewell): // the socket is open still, in a program that the module started
+			}
+			m.end(q, &CrashError{Token: q.info.Label, Status: q.child.Wait()})
 		case <-m.pool.closing:
-			m.pool.mu.Lock()
-			q.end(ErrClosed)
-			m.pool.mu.Unlock()
+			m.end(q, ErrClosed)
 		case <-tick.C:
-			m.keepAlive(q)
+			if !m.keepAlive(q) {
+				continue
+			}
+			if q.info.Sessions < q.wanted && time.Since(began) > roomPause {
+				m.end(q, &roomError{q.info.Sessions, q.wanted})
+			}
 		}
 	}
-	m.bury(q)
-	if errors.Is(q.err, ErrClosed) {
-		return 0
-	}
-	m.down(q.err)
-	if time.Since(began) > steady {
-		failures = 0
-	}
-	return failures + 1
+}
+
+func (m *member) end(q *process, err error) {
+	m.pool.mu.Lock()
+	defer m.pool.mu.Unlock()
+	q.end(err)
+}
+
+// A roomError is a process that makes room for one with more sessions.
+type roomError struct{ have, want int }
+
+func (e *roomError) Error() string {
+	return fmt.Sprintf("a new signer process looks for more than %d of %d sessions", e.have, e.want)
 }
 
 // bury sees to it that the process is gone: it may have things to give back,
@@ -211,15 +255,16 @@ func (m *member) up(q *process) {
 	for i, k := range q.keys {
 		m.attributes[m.keys[i]] = k.Attributes
 	}
-	to := m.pool.drain()
+	to := m.pool.advance()
 	m.pool.mu.Unlock()
+	m.reported = ""
 	go q.read()
 	flush(to)
 	m.log(slog.LevelInfo, "token is in service", "sessions", q.info.Sessions, "signer", q.child.PID())
 }
 
-// down notes why there is no process. It logs a reason once, not at each try.
-func (m *member) down(err error) {
+// out notes why there is no process. The caller holds mu.
+func (m *member) out(err error) {
 	state := Down
 	switch {
 	case isA[*LatchedError](err) || isA[*PINError](err):
@@ -227,20 +272,27 @@ func (m *member) down(err error) {
 	case isA[*WrongKeyError](err) || isA[*KeyNotFoundError](err) || isA[*KeyRefusedError](err):
 		state = Refused
 	}
-	m.pool.mu.Lock()
-	news := m.state != state || m.err == nil || m.err.Error() != err.Error()
 	if m.state != state {
 		m.since = time.Now()
 	}
-	m.state, m.err = state, err
-	m.pool.mu.Unlock()
-	if news {
-		args := []any{"state", string(state), "error", err}
-		if h, ok := errors.AsType[hinter](err); ok {
-			args = append(args, "hint", h.Hint())
-		}
-		m.log(slog.LevelError, "token is out of service", args...)
+	m.process, m.state, m.err = nil, state, err
+}
+
+// report logs why there is no process: a reason once, not at each try.
+func (m *member) report(err error) {
+	if m.reported == err.Error() {
+		return
 	}
+	m.reported = err.Error()
+	if isA[*roomError](err) {
+		m.log(slog.LevelInfo, err.Error())
+		return
+	}
+	args := []any{"error", err}
+	if h, ok := errors.AsType[hinter](err); ok {
+		args = append(args, "hint", h.Hint())
+	}
+	m.log(slog.LevelError, "token is out of service", args...)
 }
 
 func (m *member) log(level slog.Level, message string, args ...any) {
@@ -258,10 +310,8 @@ func (m *member) name() string {
 // connect starts a signer process and lets it prove itself: the token is the
 // one that was named, its keys are the pinned ones, and it signs.
 func (m *member) connect() (q *process, err error) {
-	if e, err := m.pool.config.Latch.latched(m.config.URI); err != nil {
+	if err := m.stillLatched(); err != nil {
 		return nil, err
-	} else if e != nil {
-		return nil, &LatchedError{*e}
 	}
 	q, err = m.start()
 	if err != nil {
@@ -271,7 +321,6 @@ func (m *member) connect() (q *process, err error) {
 	q.watch.Stop()
 	q.conn.SetDeadline(time.Now().Add(connectTime))
 	stop := make(chan struct{})
-	defer close(stop)
 	go func() { // closing the pool interrupts it
 		select {
 		case <-m.pool.closing:
@@ -279,24 +328,53 @@ func (m *member) connect() (q *process, err error) {
 		case <-stop:
 		}
 	}()
-	err = m.greet(q)
+	keys, err := m.greet(q)
 	if err == nil {
-		err = m.challenge(q)
+		err = m.challenge(q, keys)
 	}
+	if err == nil {
+		err = m.pin(q, keys)
+	}
+	close(stop)
+	if err == nil {
+		err = q.conn.SetDeadline(time.Time{})
+	}
+	if err == nil {
+		return q, nil
+	}
+	q.conn.Close()
+	grace := farewell // it says why it failed, and ends
+	switch ne, ok := errors.AsType[net.Error](err); {
+	case m.closed():
+		grace, err = loginGrace, ErrClosed
+	case ok && ne.Timeout():
+		grace, err = 0, &TimeoutError{Token: m.name(), Deadline: connectTime}
+	}
+	select {
+	case <-q.child.Done():
+	case <-time.After(grace):
+		go q.child.Kill() // which may take long, if it is stuck in the kernel
+	}
+	return nil, err
+}
+
+// loginGrace is how long a process may go on that is being opened when the pool
+// closes: a login that is cut off looks like one that was refused.
+const loginGrace = 5 * time.Second
+
+// stillLatched spares starting a process to hear that the token is latched.
+func (m *member) stillLatched() error {
+	if m.info.Label == "" { // which token the URI means is not known yet
+		return nil
+	}
+	e, err := m.pool.config.Latch.entry(m.info.Label, m.info.Serial)
 	if err != nil {
-		q.conn.Close()
-		select {
-		case <-q.child.Done(): // it says why it failed, and ends
-		case <-time.After(farewell):
-		}
-		go q.child.Kill() // it may be stuck in the kernel
-		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-			err = &TimeoutError{Token: m.name(), Deadline: connectTime}
-		}
-		return nil, err
+		return err
 	}
-	q.conn.SetDeadline(time.Time{})
-	return q, nil
+	if e != nil && e.Latched() {
+		return &LatchedError{*e}
+	}
+	return nil
 }
 
 // start starts the process.
@@ -321,12 +399,13 @@ func (m *member) start() (*process, error) {
 	cmd.Env = m.environment()
 	words := &lastWords{member: m, name: m.name()}
 	cmd.Stderr = words
+	cmd.WaitDelay = farewell // for who inherited standard error from it
 	c, err := child.Start(cmd)
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("signer process: %w", err)
 	}
-	q := &process{member: m, pool: m.pool, child: c, conn: conn.(*net.UnixConn), frames: newFrameReader(conn), ended: make(chan struct{})}
+	q := &process{member: m, pool: m.pool, child: c, wanted: m.config.Sessions, conn: conn.(*net.UnixConn), frames: newFrameReader(conn), ended: make(chan struct{})}
 	return q, nil
 }
 
@@ -350,38 +429,59 @@ func (m *member) environment() []string {
 	return append(env, "GOTRACEBACK=none")
 }
 
-// greet tells the process what to do, and compares what it found with what is
-// known.
-func (m *member) greet(q *process) error {
+// greet tells the process what to do, and returns the keys that it found.
+func (m *member) greet(q *process) ([]chancery.PublicKey, error) {
 	h := hello{URI: m.config.URI.String(), Sessions: m.config.Sessions, Latch: m.pool.config.Latch, Wrappable: m.config.Wrappable, TagKey: m.tagKey, Known: m.known}
 	for _, i := range m.keys {
 		h.Keys = append(h.Keys, m.pool.config.Keys[i].Key.String())
 	}
 	if err := writeJSON(q.conn, frameHello, h); err != nil {
-		return fmt.Errorf("signer process: %w", err)
+		return nil, q.crashed(err)
 	}
 	var r ready
 	if err := q.expect(frameReady, &r); err != nil {
-		return err
+		return nil, err
 	}
-	if len(r.Keys) != len(m.keys) || r.Info.Sessions < 1 {
-		return fmt.Errorf("signer process: %w", errFrame)
+	if len(r.Keys) != len(m.keys) || r.Info.Sessions < 1 || r.Info.Sessions > m.config.Sessions {
+		return nil, fmt.Errorf("signer process: %w", errFrame)
 	}
 	q.info, q.keys, m.known = r.Info, r.Keys, r.PINTag
+	if r.Limit > 0 {
+		q.wanted = min(q.wanted, r.Limit)
+	}
+	keys := make([]chancery.PublicKey, len(r.Keys))
+	for i, k := range r.Keys {
+		var err error
+		if keys[i], err = chancery.ParsePublicKey(k.SPKI); err != nil {
+			return nil, fmt.Errorf("signer process: %w", err)
+		}
+	}
 	m.pool.mu.Lock()
 	defer m.pool.mu.Unlock()
-	for i, k := range r.Keys {
-		public, err := chancery.ParsePublicKey(k.SPKI)
-		if err != nil {
-			return err
-		}
+	return keys, m.compare(q, keys)
+}
+
+// compare holds the keys against the pinned ones. The caller holds mu.
+func (m *member) compare(q *process, keys []chancery.PublicKey) error {
+	for i, got := range keys {
 		index := m.keys[i]
-		if m.pool.public[index].IsZero() {
-			m.pool.public[index] = public
+		if want := m.pool.public[index]; !want.IsZero() && !want.Equal(got) {
+			return &WrongKeyError{Token: q.info.Label, Serial: q.info.Serial, Name: m.pool.config.Keys[index].Name, Want: want.String(), Got: got.String()}
 		}
-		if want := m.pool.public[index]; !want.Equal(public) {
-			return &WrongKeyError{Token: r.Info.Label, Serial: r.Info.Serial, Name: m.pool.config.Keys[index].Name, Want: want.String(), Got: public.String()}
-		}
+	}
+	return nil
+}
+
+// pin pins the keys that were not, now that the token has proved that it has
+// them.
+func (m *member) pin(q *process, keys []chancery.PublicKey) error {
+	m.pool.mu.Lock()
+	defer m.pool.mu.Unlock()
+	if err := m.compare(q, keys); err != nil { // another token was first
+		return err
+	}
+	for i, k := range keys {
+		m.pool.public[m.keys[i]] = k
 	}
 	return nil
 }
@@ -401,53 +501,58 @@ func (q *process) expect(want byte, v any) error {
 }
 
 // challenge has the token sign a random statement with each key.
-func (m *member) challenge(q *process) error {
-	for i, index := range m.keys {
+func (m *member) challenge(q *process, keys []chancery.PublicKey) error {
+	for i, public := range keys {
 		var c chancery.Challenge
 		rand.Read(c.Nonce[:])
-		public := m.pool.public[index] // set once, by greet
 		frame := appendSign(beginFrame(nil), uint32(i), i, digestOf(public, m.pool.config.Fleet, c))
 		if _, err := q.conn.Write(endFrame(frame, frameSign)); err != nil {
-			return fmt.Errorf("signer process: %w", err)
+			return q.crashed(err)
 		}
 		kind, body, err := q.frames.next()
 		if err != nil {
 			return q.crashed(err)
 		}
-		if kind != frameSigned {
-			return fmt.Errorf("signer process: %w", errFrame)
+		var got []signed
+		if kind == frameSigned {
+			err = eachSigned(body, func(s signed) { got = append(got, s) })
 		}
-		var refused, wrong error
-		var took time.Duration
-		err = eachSigned(body, func(s signed) {
-			took, refused = s.took, s.err
-			if s.err == nil {
-				_, wrong = accept(public, s.raw, m.pool.config.Fleet, c)
-			}
-		})
-		if err = errors.Join(err, refused); err != nil {
-			return err
+		if err != nil || len(got) != 1 || got[0].id != uint32(i) {
+			return fmt.Errorf("signer process: %w", errors.Join(err, errFrame))
 		}
-		if wrong != nil {
-			m.pool.mu.Lock()
-			m.stats.faults++
-			m.pool.mu.Unlock()
-			return &FaultError{Label: m.pool.config.Keys[index].Name, Err: wrong}
+		if got[0].err != nil {
+			return got[0].err
 		}
+		_, err = accept(public, got[0].raw, m.pool.config.Fleet, c)
 		m.pool.mu.Lock()
-		m.latency.add(took)
+		if err == nil {
+			m.latency.add(got[0].took)
+		} else {
+			m.stats.faults++
+		}
 		m.pool.mu.Unlock()
+		if err != nil {
+			return &FaultError{Label: m.pool.config.Keys[m.keys[i]].Name, Err: err}
+		}
 	}
 	return nil
 }
 
-// keepAlive uses sessions that have been idle, so that a device does not drop
-// them, and a token that is gone is noticed before somebody needs it.
-func (m *member) keepAlive(q *process) {
+// keepAlive uses sessions that may have been idle, so that a device does not
+// drop them, and a token that is gone is noticed before somebody needs it. It
+// returns false if the process is busy, or no longer there.
+func (m *member) keepAlive(q *process) bool {
 	m.pool.mu.Lock()
-	if q.over || len(q.flight) > 0 || time.Since(q.used) < m.config.KeepAlive/2 {
+	used := q.signed
+	q.signed = 0
+	if q.over || len(q.flight) > 0 {
 		m.pool.mu.Unlock()
-		return
+		return false
+	}
+	// Sessions take turns, so that twice as many signatures have used them all.
+	if used >= 2*q.info.Sessions {
+		m.pool.mu.Unlock()
+		return true
 	}
 	asked := make([]*request, q.info.Sessions)
 	challenges := make([]chancery.Challenge, len(asked))
@@ -465,14 +570,15 @@ func (m *member) keepAlive(q *process) {
 		select {
 		case a = <-r.answer: // the watch sees to it that there is one
 		case <-m.pool.closing:
-			return
+			return false
 		}
 		if a.err != nil {
-			return
+			return false
 		}
 		if _, err := accept(public, a.raw, m.pool.config.Fleet, challenges[i]); err != nil {
 			q.fault(&FaultError{Label: m.pool.config.Keys[index].Name, Err: err})
-			return
+			return false
 		}
 	}
+	return true
 }

@@ -122,6 +122,12 @@ func (m module) find(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) ([]p
 		if len(some) == 0 {
 			return found, failed("C_FindObjectsFinal", m.FindObjectsFinal(s))
 		}
-		found = append(found, some...)
+		if found = append(found, some...); len(found) > maxObjects {
+			m.FindObjectsFinal(s)
+			return nil, fmt.Errorf("C_FindObjects: more than %d objects", maxObjects)
+		}
 	}
 }
+
+// maxObjects bounds what a module may claim to have found.
+const maxObjects = 100_000

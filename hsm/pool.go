@@ -20,11 +20,12 @@ type TokenConfig struct {
 	// Sessions is how many signatures may be in the token at a time; 0 means
 	// 4. `chancery hsm bench` tells what is good.
 	Sessions int
-	// Deadline is how long one signature may be in the token; 0 means 5 s. A
-	// signer process that is over it is killed.
+	// Deadline is how long the token may be silent while it has something to
+	// sign; 0 means 5 s. Then its signer process is killed; likewise when one
+	// signature takes that long, and several times what others take.
 	Deadline time.Duration
-	// KeepAlive is how long the sessions may be idle before they are used for
-	// a challenge; 0 means 8 s, which is less than any known device allows.
+	// KeepAlive is how long a session may be idle before it is used for a
+	// challenge; 0 means 8 s. Known devices drop sessions after 15 s and more.
 	KeepAlive time.Duration
 	// Keys are the names of those of [PoolConfig.Keys] that the token is used
 	// for; none means all.
@@ -38,7 +39,7 @@ type TokenConfig struct {
 type PinnedKey struct {
 	Name   string             // for callers and messages, such as "ca"
 	Key    URI                // object and id, as in [Token.FindKey]
-	Public chancery.PublicKey // if it is no key, whichever the first token has
+	Public chancery.PublicKey // if it is no key, the one that a token proves first
 }
 
 // A PoolConfig says what to sign with. All fields are required.
@@ -60,7 +61,7 @@ const (
 	// A token that has not answered for minLate, nor for lateFactor times its
 	// usual, is late: what it has is given to others too, if there are any.
 	minLate    = 300 * time.Millisecond
-	lateFactor = 8
+	lateFactor = 3
 )
 
 // A Pool signs with keys that one token holds, or several, each in a signer
@@ -69,6 +70,7 @@ const (
 type Pool struct {
 	config  PoolConfig
 	members []*member
+	opened  chan struct{} // closed when OpenPool succeeded
 	closing chan struct{}
 	close   sync.Once
 	stopped sync.WaitGroup // the members' goroutines
@@ -87,7 +89,7 @@ type Pool struct {
 // types are those of [Open], and [*WrongKeyError]. Tokens that failed while
 // others did not are tried again in the background.
 func OpenPool(ctx context.Context, c PoolConfig) (*Pool, error) {
-	p := &Pool{config: c, closing: make(chan struct{}), first: make(chan outcome, len(c.Tokens))}
+	p := &Pool{config: c, opened: make(chan struct{}), closing: make(chan struct{}), first: make(chan outcome, len(c.Tokens))}
 	if c.Latch == "" {
 		return nil, errors.New("pool: no latch: it would try a wrong PIN again and again")
 	}
@@ -116,6 +118,7 @@ func OpenPool(ctx context.Context, c PoolConfig) (*Pool, error) {
 		p.Close()
 		return nil, err
 	}
+	close(p.opened)
 	return p, nil
 }
 
@@ -195,9 +198,8 @@ func (k *PoolKey) PublicKey() chancery.PublicKey { return k.public }
 // Sign signs the statement (docs/protocol.md section 2) with whichever token
 // is soonest done, and verifies the signature before it returns it. It waits
 // for tokens to come back for as long as the context lasts; what a token had
-// when it was lost is signed by the next one, the same message. The errors are
-// the context's, [ErrClosed], and an [*Error] that a token gives for this
-// request alone.
+// when it failed is signed by the next one, the same message. The errors are
+// the context's and [ErrClosed].
 func (k *PoolKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
 	digest := digestOf(k.public, fleet, s)
 	for {
@@ -213,19 +215,20 @@ func (k *PoolKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.S
 	}
 }
 
-// A request is a digest that waits for its signature.
+// A request is a digest that waits for its signature. Pool.mu guards what
+// changes.
 type request struct {
-	key    int
-	digest []byte
-	answer chan answer // has room for one
-	done   bool        // it has its answer, or nobody waits for it
-	copied bool        // a late token has it, and another too
-	own    *process    // only this one is asked: it is a challenge
+	key     int
+	digest  []byte
+	answer  chan answer // has room for one
+	done    bool        // it has its answer, or nobody waits for it
+	holders []*process  // that have it: one, or more if some are late
+	own     *process    // only this one is asked: it is a challenge
 }
 
 type answer struct {
 	raw []byte
-	err error    // a refusal of this request
+	err error    // why there is none; of challenges only
 	by  *process // who signed
 }
 
@@ -235,12 +238,17 @@ func (p *Pool) sign(ctx context.Context, key int, digest []byte) (answer, error)
 	}
 	r := &request{key: key, digest: digest, answer: make(chan answer, 1)}
 	p.mu.Lock()
-	to := p.dispatch(r)
+	to := p.soonest(r)
+	if to == nil {
+		p.waiting = append(p.waiting, r)
+	} else {
+		to.add(r)
+	}
 	p.mu.Unlock()
 	to.flush()
 	select {
 	case a := <-r.answer:
-		return a, a.err
+		return a, nil
 	case <-ctx.Done():
 		p.abandon(r)
 		return answer{}, ctx.Err()
@@ -257,96 +265,71 @@ func (p *Pool) abandon(r *request) {
 	p.waiting = slices.DeleteFunc(p.waiting, func(w *request) bool { return w == r })
 }
 
-// dispatch gives the request to the process that will have it done first, or
-// lets it wait, in which case it returns nil. The caller holds mu, and flushes
-// the process when it no longer does.
-func (p *Pool) dispatch(r *request) *process {
-	to := p.soonest(r.key)
-	if to == nil {
-		p.waiting = append(p.waiting, r)
-		return nil
-	}
-	to.add(r)
-	return to
-}
-
-// soonest returns the process with the least expected delay that has room for
-// one more, those that are late last. The caller holds mu.
-func (p *Pool) soonest(key int) *process {
+// soonest returns the process that would have the request done first, of those
+// that have room and have it not yet; those that are late come last. The caller
+// holds mu.
+func (p *Pool) soonest(r *request) *process {
 	var best *process
 	var least time.Duration
 	for _, m := range p.members {
-		if m.process == nil || !m.serves(key) || m.process.full() {
+		q := m.process
+		if q == nil || !m.serves(r.key) || q.full() || slices.Contains(r.holders, q) {
 			continue
 		}
-		delay := m.process.delay()
-		if m.process.late {
+		delay := q.delay()
+		if q.late {
 			delay += time.Hour
 		}
 		if best == nil || delay < least {
-			best, least = m.process, delay
+			best, least = q, delay
 		}
 	}
 	return best
 }
 
-// drain gives waiting requests to processes that have room now. The caller
-// holds mu and flushes them.
-func (p *Pool) drain() (to []*process) {
-	var still []*request
-	for i, r := range p.waiting {
-		q := p.soonest(r.key)
-		if q == nil && !p.room() {
-			still = append(still, p.waiting[i:]...)
-			break
-		}
-		if q == nil { // no token of this key
-			still = append(still, r)
-			continue
-		}
+// advance hands out what can be: requests that wait, and those that only late
+// processes have. The caller holds mu, and flushes the processes when it no
+// longer does.
+func (p *Pool) advance() (to []*process) {
+	give := func(r *request, q *process) {
 		q.add(r)
 		if !slices.Contains(to, q) {
 			to = append(to, q)
 		}
 	}
+	var still []*request
+	for i, r := range p.waiting {
+		if !p.room() {
+			still = append(still, p.waiting[i:]...)
+			break
+		}
+		if q := p.soonest(r); q != nil {
+			give(r, q)
+		} else { // no token of this key
+			still = append(still, r)
+		}
+	}
 	p.waiting = still
+	late := func(q *process) bool { return q.late }
+	for _, m := range p.members {
+		if m.process == nil || !m.process.late {
+			continue
+		}
+		for _, f := range m.process.flight {
+			if f.done || f.own != nil || slices.ContainsFunc(f.holders, func(q *process) bool { return !late(q) }) {
+				continue
+			}
+			if q := p.soonest(f.request); q != nil && !q.late {
+				give(f.request, q)
+			}
+		}
+	}
 	return to
 }
 
 // room reports whether any process could take a request. The caller holds mu.
 func (p *Pool) room() bool {
 	return slices.ContainsFunc(p.members, func(m *member) bool { return m.process != nil && !m.process.full() })
-}
-
-// redispatch puts requests of a lost process before all others that wait and
-// hands out what can be. The caller holds mu and flushes.
-func (p *Pool) redispatch(lost []*request) []*process {
-	var live []*request
-	for _, r := range lost {
-		if !r.done && r.own == nil {
-			live = append(live, r)
-		}
-	}
-	p.waiting = append(live, p.waiting...)
-	return p.drain()
-}
-
-// spread gives what a late process has to others as well, if there are any
-// that are not late. The caller holds mu and flushes.
-func (p *Pool) spread(late *process) (to []*process) {
-	for _, f := range late.flight {
-		if f.done || f.copied || f.own != nil {
-			continue
-		}
-		if q := p.soonest(f.key); q != nil && !q.late {
-			f.copied = true
-			q.add(f.request)
-			if !slices.Contains(to, q) {
-				to = append(to, q)
-			}
-		}
-	}
-	return to
 }
 
 func flush(to []*process) {

@@ -75,6 +75,7 @@ func (b *bench) sign() {
 func TestPoolOfTwo(t *testing.T) {
 	b := newBench(t)
 	t.Parallel()
+	b.config.KeepAlive = 100 * time.Millisecond // measures a token that gets no work for it was slow once
 	second, other := b.clone(device.Model{})
 	b.openAll(b.config, second)
 	check(t, b.pool.Settle(t.Context()))

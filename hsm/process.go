@@ -17,6 +17,7 @@ type process struct {
 	member *member
 	pool   *Pool
 	child  *child.Child
+	wanted int // sessions
 	conn   *net.UnixConn
 	frames *frameReader
 	info   Info
@@ -31,8 +32,8 @@ type process struct {
 	out     []byte // entries of a sign frame that is to be written
 	writing bool   // somebody writes
 	late    bool
-	used    time.Time // when it last answered or was given something
 	heard   time.Time // when it last answered
+	signed  int       // since keepAlive last looked
 	watch   *time.Timer
 	err     error // why it ended; the first reason stands
 	over    bool  // it gets no more requests
@@ -61,12 +62,12 @@ func (q *process) delay() time.Duration {
 // it no longer does.
 func (q *process) add(r *request) {
 	f := &flying{request: r, id: q.next}
+	r.holders = append(r.holders, q)
 	q.next++
 	q.flight = append(q.flight, f)
 	if len(q.flight) <= q.info.Sessions {
 		f.began = time.Now()
 	}
-	q.used = time.Now()
 	q.out = appendSign(q.out, f.id, slices.Index(q.member.keys, r.key), r.digest)
 	if len(q.flight) == 1 {
 		q.watch.Reset(q.lateAfter())
@@ -108,7 +109,7 @@ func (q *process) read() {
 			err = errFrame
 		}
 		if err == nil {
-			err = q.signed(body)
+			err = q.answers(body)
 		}
 		if err != nil {
 			err = q.crashed(err)
@@ -130,11 +131,11 @@ func (q *process) crashed(err error) error {
 	return fmt.Errorf("signer process: %w", err)
 }
 
-// signed handles a frame of answers.
-func (q *process) signed(body []byte) error {
+// answers handles a signed frame.
+func (q *process) answers(body []byte) error {
 	q.pool.mu.Lock()
 	now := time.Now()
-	q.used, q.heard = now, now
+	q.heard = now
 	var unknown error
 	err := eachSigned(body, func(s signed) {
 		if q.over {
@@ -145,41 +146,38 @@ func (q *process) signed(body []byte) error {
 			unknown = errors.New("answer to a question that was not asked")
 			return
 		}
+		q.member.stats.retries += uint64(s.retries)
+		if s.err != nil {
+			// Whatever the token says, the request is not at fault: a digest of
+			// the right size, for a key that signed a challenge.
+			q.end(s.err)
+			return
+		}
 		f := q.flight[i]
 		q.flight = slices.Delete(q.flight, i, i+1)
 		// The session takes the next one.
 		if n := q.info.Sessions; i < n && len(q.flight) >= n {
 			q.flight[n-1].began = now
 		}
-		q.member.stats.retries += uint64(s.retries)
-		if dead(s.err) {
-			q.flight = slices.Insert(q.flight, 0, f) // for another to sign
-			q.end(s.err)
-			return
-		}
 		q.late = false
-		if s.err == nil {
-			q.member.stats.signatures++
-			q.member.latency.add(s.took)
-		} else {
-			q.member.stats.refusals++
-		}
+		q.signed++
+		q.member.stats.signatures++
+		q.member.latency.add(s.took)
+		f.leave(q)
 		if !f.done {
 			f.done = true
-			f.answer <- answer{raw: s.raw, err: s.err, by: q}
+			f.answer <- answer{raw: s.raw, by: q}
 		}
 	})
-	to := q.pool.drainIfAny()
+	to := q.pool.advance()
 	q.pool.mu.Unlock()
 	flush(to)
 	return errors.Join(err, unknown)
 }
 
-func (p *Pool) drainIfAny() []*process {
-	if len(p.waiting) == 0 {
-		return nil
-	}
-	return p.drain()
+// leave notes that the process has the request no longer.
+func (r *request) leave(q *process) {
+	r.holders = slices.DeleteFunc(r.holders, func(h *process) bool { return h == q })
 }
 
 // lateAfter is how long a signature may take before it is late.
@@ -187,9 +185,10 @@ func (q *process) lateAfter() time.Duration {
 	return min(max(minLate, lateFactor*q.member.latency.average), q.member.config.Deadline)
 }
 
-// patience is how many deadlines one signature may take while the process
-// answers others: a slow token that has many sessions is busy, not hung.
-const patience = 4
+// hungFactor is how many times what others take a signature must take, beyond
+// the deadline, to count as hung while the process answers others: a slow token
+// that has many sessions is busy.
+const hungFactor = 8
 
 // watched is called by the timer: when the oldest request may be late or over
 // the deadline. It looks, acts, and sets the timer to when to look again.
@@ -200,13 +199,14 @@ func (q *process) watched() {
 		// Sessions take requests in order, so the first is the oldest.
 		age, deadline := time.Since(q.flight[0].began), q.member.config.Deadline
 		silent := min(age, time.Since(q.heard))
+		hung := max(deadline, hungFactor*q.member.latency.average)
 		switch late := q.lateAfter(); {
-		case silent >= deadline, age >= patience*deadline:
+		case silent >= deadline, age >= hung:
 			q.end(&TimeoutError{Token: q.info.Label, Deadline: deadline})
 		case age >= late:
 			q.late = true
-			to = q.pool.spread(q)
-			q.watch.Reset(min(deadline-silent, max(late, minLate)))
+			to = q.pool.advance()
+			q.watch.Reset(min(deadline-silent, hung-age))
 		default:
 			q.watch.Reset(late - age)
 		}
@@ -216,27 +216,30 @@ func (q *process) watched() {
 }
 
 // end takes the process out of service for a reason. What it has goes to
-// others at once; the member sees to it that it is gone. The caller holds mu.
+// others at once, before what waits already; the member sees to it that it is
+// gone. The caller holds mu.
 func (q *process) end(err error) {
 	if q.over {
 		return
 	}
 	q.over, q.err = true, err
 	q.watch.Stop()
-	if q.member.process == q {
-		q.member.process = nil
-	}
+	q.member.out(err)
 	var lost []*request
 	for _, f := range q.flight {
-		lost = append(lost, f.request)
-		if f.own != nil && !f.done {
+		f.leave(q)
+		switch {
+		case f.done:
+		case f.own != nil:
 			f.done = true
 			f.answer <- answer{err: err, by: q}
+		case len(f.holders) == 0:
+			lost = append(lost, f.request)
 		}
 	}
 	q.flight = nil
-	to := q.pool.redispatch(lost)
-	if len(to) > 0 {
+	q.pool.waiting = append(lost, q.pool.waiting...)
+	if to := q.pool.advance(); len(to) > 0 {
 		go flush(to) // mu is held here
 	}
 	close(q.member.lost)

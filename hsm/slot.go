@@ -157,19 +157,24 @@ func (s slot) mayLogin(released, finalTry bool) error {
 	return nil
 }
 
-// loginFailed turns the codes that do not blame the way to the token into a
-// [*PINError]: also those that no one has seen yet, for the token may have
-// counted a try.
-func (s slot) loginFailed(err error) error {
+// loginFailed tells what an answer to C_Login means: success, a [*PINError], or
+// a failure on the way to the token. Of a PIN that the token took before only
+// codes that blame it do; of one that is new all that may, also those that
+// nobody has seen yet, for the token may have counted a try.
+func (s slot) loginFailed(err error, trusted bool) error {
 	e, ok := err.(*Error)
 	if !ok {
 		return err
 	}
-	if e.Code == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
+	switch e.Code {
+	case pkcs11.CKR_USER_ALREADY_LOGGED_IN:
 		return nil
-	}
-	if e.transport() {
-		return err
+	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED,
+		pkcs11.CKR_USER_PIN_NOT_INITIALIZED:
+	default:
+		if trusted || e.transport() {
+			return err
+		}
 	}
 	name := e.Name
 	if name == "" {

@@ -37,7 +37,6 @@ type Status struct {
 	// Counters since the pool was opened.
 	Signatures uint64
 	Retries    uint64 // signatures repeated on the same login: dropped sessions, throttling
-	Refusals   uint64 // requests that it declined
 	Faults     uint64 // signatures that did not verify
 	Starts     uint64 // signer processes that got into service
 
@@ -61,7 +60,7 @@ func (p *Pool) Status() []Status {
 	for _, m := range p.members {
 		s := Status{
 			URI: m.config.URI.String(), Info: m.info, State: m.state, Since: m.since, Err: m.err,
-			Signatures: m.stats.signatures, Retries: m.stats.retries, Refusals: m.stats.refusals, Faults: m.stats.faults, Starts: m.stats.starts,
+			Signatures: m.stats.signatures, Retries: m.stats.retries, Faults: m.stats.faults, Starts: m.stats.starts,
 			Median: m.latency.percentile(50), P99: m.latency.percentile(99),
 		}
 		if m.process != nil {

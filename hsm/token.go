@@ -40,8 +40,6 @@ type Token struct {
 	release func() // gives the module back to the process
 	// pinTag is HMAC-SHA-256 under Options.tagKey of the PIN that was taken.
 	pinTag []byte
-	// trusted is the label of a wrapping key that was brought in, see [Backup].
-	trusted string
 
 	// idle holds the sessions that nobody uses. Whoever holds a session may
 	// call the module; Close takes all of them, for good, and so knows that no
@@ -146,17 +144,14 @@ func (m module) openSession(s slot) (pkcs11.SessionHandle, error) {
 // one try.
 func (m module) login(h pkcs11.SessionHandle, s slot, uri URI, opts Options) (tag []byte, err error) {
 	err = withPIN(uri, s, opts, func(pin []byte) error {
-		if err := s.loginFailed(failed("C_Login", m.Login(h, pkcs11.CKU_USER, asString(pin)))); err != nil {
-			return err
-		}
 		tag = opts.tag(pin)
-		return nil
+		return failed("C_Login", m.Login(h, pkcs11.CKU_USER, asString(pin)))
 	})
 	return tag, err
 }
 
 // withPIN runs f, which tries the PIN once, if a try is allowed. f's error is
-// one of [slot.loginFailed].
+// the answer of C_Login.
 func withPIN(uri URI, s slot, opts Options, f func(pin []byte) error) error {
 	pin, err := readPIN(uri)
 	if err != nil {

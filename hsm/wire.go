@@ -42,6 +42,7 @@ type hello struct {
 type ready struct {
 	Info   Info
 	Keys   []readyKey
+	Limit  int // of sessions, if the token tells
 	PINTag []byte
 }
 

@@ -132,6 +132,9 @@ type job struct {
 
 func (w *worker) ready() ready {
 	r := ready{Info: w.token.info, PINTag: w.token.pinTag}
+	if w.token.slot.limited() {
+		r.Limit = int(min(w.token.slot.maxSessions, maxSessions))
+	}
 	for _, k := range w.keys {
 		r.Keys = append(r.Keys, readyKey{SPKI: k.public.SPKI(), Attributes: k.attributes})
 	}

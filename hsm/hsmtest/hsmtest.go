@@ -50,7 +50,8 @@ func Generate(t testing.TB, uri hsm.URI, labels ...string) {
 		t.Fatal(err)
 	}
 	for _, label := range labels {
-		err = errors.Join(err, c.Generate(label, false))
+		_, failed := c.Generate(hsm.URI{Object: label}, false)
+		err = errors.Join(err, failed)
 	}
 	if err = errors.Join(err, c.Close()); err != nil {
 		t.Fatal(err)

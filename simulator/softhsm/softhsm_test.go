@@ -62,7 +62,8 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(ceremony.Generate("ca", false), ceremony.Close()); err != nil {
+	_, err = ceremony.Generate(hsm.URI{Object: "ca"}, false)
+	if err := errors.Join(err, ceremony.Close()); err != nil {
 		t.Fatal(err)
 	}
 	token, err := hsm.Open(uri, hsm.Options{})
