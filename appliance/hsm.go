@@ -130,7 +130,7 @@ func printHSM(w io.Writer, s *hsmStatus) {
 		}
 		fmt.Fprintf(w, "  signer     process %d, %d sessions, %d requests in flight\n", t.Signer, t.Sessions, t.InFlight)
 		fmt.Fprintf(w, "  signatures %d, each %.1f ms (median), %.1f ms (99 %%)\n", t.Signatures, t.MedianMS, t.P99MS)
-		fmt.Fprintf(w, "  trouble    %d retries, %d refusals, %d wrong signatures, %d starts\n", t.Retries, t.Refusals, t.Faults, t.Starts)
+		fmt.Fprintf(w, "  trouble    %d retries, %d wrong signatures, %d starts\n", t.Retries, t.Faults, t.Starts)
 	}
 	for _, e := range s.Latched {
 		fmt.Fprintf(w, "latched: %v\n", &hsm.LatchedError{LatchEntry: e})
@@ -192,7 +192,7 @@ first. A running coordinator takes it up within seconds.`, Args: cobra.MaximumNA
 			if finalTry {
 				last = ", even if a wrong one now LOCKS it"
 			}
-			if err := confirm(fmt.Sprintf("allow one login with the user PIN to token %q, serial %s%s", e.Token, e.Serial, last)); err != nil {
+			if err := confirm(c.Context(), fmt.Sprintf("allow one login with the user PIN to token %q, serial %s%s", e.Token, e.Serial, last)); err != nil {
 				return err
 			}
 		}
@@ -227,7 +227,8 @@ func (a *app) splitCommand() *cobra.Command {
 		if err != nil {
 			return cli.WithCode(cli.ExitUsage, err)
 		}
-		files, err := writeShares(&Plan{PIN: plan}, shares)
+		defer wipe(shares)
+		files, err := writeShares(plan.Directory, shares)
 		if err != nil {
 			return err
 		}

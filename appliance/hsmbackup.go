@@ -68,7 +68,7 @@ func (a *app) backupCommand() *cobra.Command {
 	var key, soPIN string
 	var yes bool
 	c := &cobra.Command{Use: "backup", Short: "Take a wrappable key out of a token, encrypted", Long: `backup wraps a key that was generated wrappable, and splits the wrapping key among
-custodians. Into the directory go backup.json and a share for each custodian.
+custodians. Into the directory go the backup and a share for each custodian.
 
 It is a trade. A key that can be backed up is a key that can be stolen by whoever
 has the PINs of the token's user and security officer; what comes out is the
@@ -90,7 +90,7 @@ rollover if its token is lost.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command
 			return err
 		}
 		if !yes {
-			if err := confirm(fmt.Sprintf("let the secret key %s leave the token %s, encrypted", key, config.HSM[0].URI)); err != nil {
+			if err := confirm(c.Context(), fmt.Sprintf("let the secret key %s leave the token %s, encrypted", key, config.HSM[0].URI)); err != nil {
 				return err
 			}
 		}
@@ -147,19 +147,23 @@ func (a *app) backup(h *HSMConfig, name hsm.URI, soPINFile string, plan *PINPlan
 	if err != nil {
 		return nil, err
 	}
+	defer wipe(shares)
 	b, err := json.MarshalIndent(w, "", "  ")
 	if err != nil {
 		return nil, err
 	}
-	r = &backupResult{Label: w.Label, File: filepath.Join(plan.Directory, "backup.json")}
+	r = &backupResult{Label: w.Label, File: filepath.Join(plan.Directory, fmt.Sprintf("backup-%.8s.json", shares[0].Info().Set))}
 	if r.Key, err = fingerprint(w.SPKI); err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(r.File, append(b, '\n')); err != nil {
-		return nil, cli.Failure("", "%v", err)
+	if err := durable.CreateFile(r.File, append(b, '\n')); err != nil {
+		return nil, cli.Failure("choose another directory", "%v", err)
 	}
-	r.Shares, err = writeShares(&Plan{PIN: *plan}, shares)
-	return r, err
+	if r.Shares, err = writeShares(plan.Directory, shares); err != nil {
+		os.Remove(r.File)
+		return nil, err
+	}
+	return r, nil
 }
 
 // maxBackup is far above a backup's JSON.
@@ -200,7 +204,7 @@ A restored key was not generated in its token, and says so (CKA_LOCAL).`, Args: 
 			return cli.Usage("", "%s: %v", args[0], err)
 		}
 		if !yes {
-			if err := confirm(fmt.Sprintf("bring the key %s (%s) into the token %s", w.Label, key, config.HSM[0].URI)); err != nil {
+			if err := confirm(c.Context(), fmt.Sprintf("bring the key %s (%s) into the token %s", w.Label, key, config.HSM[0].URI)); err != nil {
 				return err
 			}
 		}

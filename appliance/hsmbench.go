@@ -73,7 +73,7 @@ all that wait. It competes with a coordinator that runs.`, Args: cobra.NoArgs, R
 				return cli.Usage("", "--hsm and --device-model exclude each other")
 			}
 			var remove func() error
-			config, remove, err = trialDevice(model, key)
+			config, a.data, remove, err = trialDevice(model, key)
 			if err != nil {
 				return err
 			}

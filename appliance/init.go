@@ -15,10 +15,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +54,7 @@ type initResult struct {
 	Pin         string    `json:"pin"`
 	Token       string    `json:"token"`
 	Simulator   bool      `json:"simulator"`
+	KeyKind     string    `json:"key_kind" doc:"what the token says of CA:SK"`
 	CA          string    `json:"ca_key" doc:"fingerprint of CA:PK"`
 	CAID        string    `json:"ca_id"`
 	URL         string    `json:"url"`
@@ -155,11 +158,16 @@ func (a *app) init(ctx context.Context, f *initFlags) error {
 	if err := os.MkdirAll(string(a.data), 0o700); err != nil {
 		return cli.Failure("choose another directory with --data, or run as its owner", "%v", err)
 	}
+	unlock, err := a.data.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if _, err := os.Stat(a.data.config()); !errors.Is(err, fs.ErrNotExist) {
 		return cli.Failure("start it with: chancery serve", "there is a coordinator in %s already; nothing was changed", a.data)
 	}
 	if f.ceremony != "" && !f.yes {
-		if err := confirm(plan.summary(string(a.data))); err != nil {
+		if err := confirm(ctx, plan.summary(string(a.data), config)); err != nil {
 			return err
 		}
 	}
@@ -202,7 +210,18 @@ func portOf(u *url.URL) string {
 // existing keys).
 func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initResult, error) {
 	began := time.Now()
-	pool, err := a.makeKeys(ctx, plan, config)
+	made, err := a.generate(ctx, plan, config)
+	if err != nil {
+		return nil, err
+	}
+	public, err := a.firstKeys(ctx, config, made)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKeys(config, public); err != nil {
+		return nil, err
+	}
+	pool, err := a.open(ctx, config, public)
 	if err != nil {
 		return nil, err
 	}
@@ -212,9 +231,6 @@ func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initRes
 		if keys[name], err = pool.Key(name); err != nil {
 			return nil, err
 		}
-	}
-	if suite := keys[keyApproval].PublicKey().Suite(); suite != chancery.P256 {
-		return nil, cli.Usage("TPMs verify approvals, and are asked for P-256 only", "the approval key %s has suite %s, want %s", config.Keys.Approval, suite, chancery.P256)
 	}
 	pair, tlsPin, err := makeTLSKey(plan.URL)
 	if err != nil {
@@ -231,7 +247,8 @@ func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initRes
 	if err != nil {
 		return nil, err
 	}
-	t := writeTranscript(plan, began, pool, p, shares)
+	defer wipe(shares)
+	t := writeTranscript(plan, began, pool, p, made, shares)
 	sig, err := keys[keyCA].Sign(ctx, p.FleetID(), chancery.NewCeremony(t.Bytes()))
 	if err != nil {
 		return nil, err
@@ -242,89 +259,199 @@ func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initRes
 		Next: []string{"chancery serve", "chancery token create --name 'edge-*'"},
 	}
 	for i, s := range pool.Status() {
-		if i == 0 {
-			r.Token, r.Simulator = s.Info.Label, s.Info.Simulator
-		}
-		r.Warnings = append(r.Warnings, warnings(s)...)
+		r.take(s)
 		if err := config.HSM[i].identify(s); err != nil {
 			return nil, err
 		}
 	}
-	if r.Shares, err = writeShares(plan, shares); err != nil {
+	if r.Shares, err = writeShares(plan.PIN.Directory, shares); err != nil {
 		return nil, err
 	}
 	return r, a.writeData(ctx, config, p, pair, t.sign(sig))
 }
 
-// makeKeys generates the keys and opens the tokens for them.
-func (a *app) makeKeys(ctx context.Context, plan *Plan, config *Config) (*hsm.Pool, error) {
-	open := func() (*hsm.Pool, error) {
-		wanted := map[string]chancery.PublicKey{}
-		for _, name := range keyNames {
-			wanted[name] = chancery.PublicKey{}
+// take notes what is to be told of a token. The first one that holds CA:SK is
+// the one that the result names.
+func (r *initResult) take(s hsm.Status) {
+	r.Warnings = append(r.Warnings, warnings(s)...)
+	for _, k := range s.Keys {
+		if k.Name == keyCA && r.Token == "" && s.State == hsm.Up {
+			r.Token, r.Simulator, r.KeyKind = s.Info.Label, s.Info.Simulator, kind(k)
 		}
-		return openTokens(ctx, config, chancery.FleetID{}, a.data.latch(), slog.New(slog.DiscardHandler), wanted)
 	}
+}
+
+// kind tells in words what sort of key it is.
+func kind(k hsm.KeyStatus) string {
+	text := k.Public.Suite().String()
+	if k.Attributes.Sensitive == hsm.Yes {
+		text += ", sensitive"
+	}
+	if k.Attributes.Extractable == hsm.Yes {
+		text += ", WRAPPABLE"
+	} else {
+		text += ", not extractable"
+	}
+	if len(k.Attributes.Beyond) == 0 {
+		text += ", signs only"
+	}
+	return text
+}
+
+// open opens all tokens for the keys.
+func (a *app) open(ctx context.Context, config *Config, public map[string]chancery.PublicKey) (*hsm.Pool, error) {
+	return openTokens(ctx, config, chancery.FleetID{}, a.data.latch(), slog.New(slog.DiscardHandler), public)
+}
+
+// firstKeys returns all public keys: those that were made are known, and of
+// each other one the first token that is used for it tells. So it is the plan
+// that decides, not which token answers first.
+func (a *app) firstKeys(ctx context.Context, config *Config, made map[string]chancery.PublicKey) (map[string]chancery.PublicKey, error) {
+	public := map[string]chancery.PublicKey{}
+	maps.Copy(public, made)
+	only := *config
+	only.HSM = slices.Clone(config.HSM)
+	missing := map[string]chancery.PublicKey{}
+	for i := range only.HSM {
+		var mine []string
+		for _, name := range keyNames {
+			_, known := public[name]
+			_, taken := missing[name]
+			if !known && !taken && only.HSM[i].serves(name) {
+				mine = append(mine, name)
+				missing[name] = chancery.PublicKey{}
+			}
+		}
+		only.HSM[i].Keys = mine
+		if mine == nil {
+			only.HSM[i].Keys = []string{"none"} // no keys would mean all
+		}
+	}
+	if len(missing) == 0 {
+		return public, nil
+	}
+	pool, err := a.open(ctx, &only, missing)
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	for name := range missing {
+		k, err := pool.Key(name)
+		if err != nil {
+			return nil, err
+		}
+		public[name] = k.PublicKey()
+	}
+	return public, nil
+}
+
+// checkKeys refuses keys that do not do.
+func checkKeys(config *Config, public map[string]chancery.PublicKey) error {
+	seen := map[string]string{}
+	for _, name := range keyNames {
+		fingerprint := public[name].String()
+		if other, twice := seen[fingerprint]; twice {
+			return cli.Usage("each key is for one purpose", "the keys %s and %s are the same key, %s", other, name, fingerprint)
+		}
+		seen[fingerprint] = name
+	}
+	if suite := public[keyApproval].Suite(); suite != chancery.P256 {
+		return cli.Usage("TPMs verify approvals, and are asked for P-256 only", "the approval key %s has suite %s, want %s", config.Keys.Approval, suite, chancery.P256)
+	}
+	return nil
+}
+
+// generate makes the keys, each in the first token that is used for it, and
+// returns those that it made.
+func (a *app) generate(ctx context.Context, plan *Plan, config *Config) (made map[string]chancery.PublicKey, err error) {
+	made = map[string]chancery.PublicKey{}
 	if plan.ExistingKeys {
 		// Not every module can generate, and none has to if all keys are there.
-		if pool, err := open(); !is[*hsm.KeyNotFoundError](err) {
-			return pool, err
+		if _, err := a.firstKeys(ctx, config, nil); !is[*hsm.KeyNotFoundError](err) {
+			return made, err
 		}
 	}
-	made := map[string]bool{}
+	done := map[string]bool{}
 	for i := range config.HSM {
-		if err := a.generate(&config.HSM[i], plan, config, made); err != nil {
+		h := &config.HSM[i]
+		var mine []string
+		for _, name := range keyNames {
+			if h.serves(name) && !done[name] {
+				done[name] = true
+				mine = append(mine, name)
+			}
+		}
+		if mine == nil {
+			continue
+		}
+		if err := h.within(func() error { return a.generateIn(h, mine, plan, config, made) }); err != nil {
 			return nil, err
 		}
 	}
-	pool, err := open()
-	if missing, ok := errors.AsType[*hsm.KeyNotFoundError](err); ok { // Generate found it, so half of it is there
-		return nil, &cli.Error{Code: cli.ExitNoToken, Err: err, Tip: "an earlier init was interrupted while the token made it; delete the half that is there and repeat: " +
-			"pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type pubkey --label " + missing.Label}
-	}
-	return pool, err
+	return made, nil
 }
 
-// generate makes the keys that the token is the first one to be used for.
-func (a *app) generate(h *HSMConfig, plan *Plan, config *Config, made map[string]bool) error {
-	var mine []string
-	for _, name := range keyNames {
-		if h.serves(name) && !made[name] {
-			made[name] = true
-			mine = append(mine, name)
-		}
-	}
+// generateIn makes keys in one token.
+func (a *app) generateIn(h *HSMConfig, names []string, plan *Plan, config *Config, made map[string]chancery.PublicKey) (err error) {
 	uri, err := parseToken(h.URI)
-	if err != nil || len(mine) == 0 {
+	if err != nil {
 		return err
 	}
-	return h.within(func() (err error) {
-		c, err := hsm.OpenCeremony(uri, hsm.Options{Latch: a.data.latch()})
+	c, err := hsm.OpenCeremony(uri, hsm.Options{Latch: a.data.latch()})
+	if err != nil {
+		return err
+	}
+	var there []string
+	defer func() {
+		err = errors.Join(err, c.Close())
+		if err == nil {
+			err = halves(uri, hsm.Options{Latch: a.data.latch(), Wrappable: h.Wrappable, Sessions: 1}, there)
+		}
+	}()
+	for _, name := range names {
+		key, err := config.Keys.uri(name)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, c.Close()) }()
-		for _, name := range mine {
-			key, err := config.Keys.uri(name)
-			if err != nil {
-				return err
+		if key.Object == "" {
+			if !plan.ExistingKeys {
+				return cli.Usage("name it by object, or generate it otherwise and repeat with --existing-keys", "the key %s has no label to be generated under", name)
 			}
-			if key.Object == "" {
-				if !plan.ExistingKeys {
-					return cli.Usage("name it by object, or generate it otherwise and repeat with --existing-keys", "the key %s has no label to be generated under", name)
-				}
-				continue // it is there, or opening the tokens will tell
-			}
-			switch err := c.Generate(key.Object, plan.Wrappable); {
-			case is[*hsm.KeyExistsError](err) && plan.ExistingKeys: // and those that are missing are made
-			case is[*hsm.KeyExistsError](err):
-				return cli.Failure("if an earlier init made it, repeat with --existing-keys", "%v", err)
-			case err != nil:
-				return err
-			}
+			continue // it is there, or opening the tokens will tell
 		}
+		public, err := c.Generate(key, plan.Wrappable)
+		switch {
+		case is[*hsm.KeyExistsError](err) && plan.ExistingKeys: // and those that are missing are made
+			there = append(there, key.Object)
+		case is[*hsm.KeyExistsError](err):
+			return cli.Failure("if an earlier init made it, repeat with --existing-keys", "%v", err)
+		case err != nil:
+			return err
+		default:
+			made[name] = public
+		}
+	}
+	return nil
+}
+
+// halves looks for keys of which an interrupted ceremony left the public half
+// alone: something has the label, and no private key does.
+func halves(uri hsm.URI, opts hsm.Options, labels []string) (err error) {
+	if len(labels) == 0 {
 		return nil
-	})
+	}
+	t, err := hsm.Open(uri, opts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	for _, label := range labels {
+		if _, err := t.Key(label); is[*hsm.KeyNotFoundError](err) {
+			return &cli.Error{Code: cli.ExitNoToken, Err: err, Tip: "an earlier init was interrupted while the token made it; delete the half that is there and repeat: " +
+				"pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type pubkey --label " + label}
+		}
+	}
+	return nil
 }
 
 // firstPointer signs CA:S and the first pointer record.
@@ -378,12 +505,13 @@ func warnings(s hsm.Status) (list []string) {
 	return list
 }
 
-// splitPIN splits the user PIN of the first token, if the plan says so.
+// splitPIN splits the user PIN of the token of CA:SK, if the plan says so.
 func splitPIN(plan *Plan, config *Config) ([]share.Share, error) {
 	if !plan.PIN.wanted() {
 		return nil, nil
 	}
-	uri, err := parseToken(config.HSM[0].URI)
+	i := slices.IndexFunc(config.HSM, func(h HSMConfig) bool { return h.serves(keyCA) })
+	uri, err := parseToken(config.HSM[i].URI)
 	if err != nil {
 		return nil, err
 	}
@@ -396,20 +524,34 @@ func splitPIN(plan *Plan, config *Config) ([]share.Share, error) {
 	return shares, cli.WithCode(cli.ExitUsage, err)
 }
 
-// writeShares writes a file for each custodian.
-func writeShares(plan *Plan, shares []share.Share) (files []string, err error) {
+// writeShares writes a file for each custodian, none over another: it takes
+// back what it wrote if it cannot write all.
+func writeShares(dir string, shares []share.Share) (files []string, err error) {
+	defer func() {
+		if err != nil {
+			for _, f := range files {
+				os.Remove(f)
+			}
+		}
+	}()
 	for _, s := range shares {
 		i := s.Info()
-		file := filepath.Join(plan.PIN.Directory, fmt.Sprintf("share-%d-of-%d.txt", i.Index, i.N))
+		file := filepath.Join(dir, fmt.Sprintf("share-%.8s-%d-of-%d.txt", i.Set, i.Index, i.N))
 		text := s.Reveal()
-		err := durable.WriteFile(file, text)
+		err := durable.CreateFile(file, text)
 		clear(text)
 		if err != nil {
-			return files, cli.Failure("", "%v", err)
+			return files, cli.Failure("choose another directory", "%v", err)
 		}
 		files = append(files, file)
 	}
 	return files, nil
+}
+
+func wipe(shares []share.Share) {
+	for _, s := range shares {
+		s.Wipe()
+	}
 }
 
 func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer, pair, transcript []byte) error {
@@ -499,7 +641,7 @@ func printInit(w io.Writer, r *initResult) {
 		simulated = "   SIMULATOR: the key is in a file"
 	}
 	fmt.Fprintf(w, "token          %s%s\n", r.Token, simulated)
-	fmt.Fprintf(w, "CA:SK          P-256, sensitive, not extractable, signs only\n")
+	fmt.Fprintf(w, "CA:SK          %s\n", r.KeyKind)
 	fmt.Fprintf(w, "CA:PK          %s\n", r.CA)
 	fmt.Fprintf(w, "CA id          %s\n", r.CAID)
 	fmt.Fprintf(w, "pointer record number 1, %s, trust domain %s\n", r.URL, r.TrustDomain)

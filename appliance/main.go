@@ -26,6 +26,9 @@ import (
 
 func main() {
 	hsm.SignerProcess()
+	// PINs, shares and wrapping keys pass through: no core dumps, no tracers of
+	// the same user.
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	os.Exit(run(os.Args[1:]))
 }
 
@@ -34,6 +37,10 @@ func run(args []string) int {
 	unix.Umask(0o077) // whatever it writes is its owner's alone, the database too
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	go func() { // a second signal ends what does not heed the first
+		<-ctx.Done()
+		stop()
+	}()
 	app := &app{out: cli.Text}
 	root := app.command()
 	root.SetArgs(args)

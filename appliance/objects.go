@@ -181,7 +181,7 @@ func (r *reasoned) command(use, short string) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		if !yes {
-			if err := confirm(fmt.Sprintf(r.what, args[0])); err != nil {
+			if err := confirm(c.Context(), fmt.Sprintf(r.what, args[0])); err != nil {
 				return err
 			}
 		}
@@ -210,13 +210,21 @@ func (r *reasoned) run(ctx context.Context, target string, in api.RevokeInput) e
 }
 
 // confirm asks on the terminal; the answer is no unless it is yes.
-func confirm(what string) error {
+func confirm(ctx context.Context, what string) error {
 	fmt.Fprintf(os.Stderr, "This will %s. Continue? [y/N] ", what)
-	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
-		return cli.Failure("--yes does not ask", "nothing was changed")
+	answered := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		answered <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case answer := <-answered:
+		if answer == "y" || answer == "yes" {
+			return nil
+		}
+	case <-ctx.Done(): // an interrupt is a no
 	}
-	return nil
+	return cli.Failure("--yes does not ask", "nothing was changed")
 }
 
 func (a *app) pcrCommand() *cobra.Command {

@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -100,31 +102,43 @@ func strictTOML(file string, b []byte, v any) error {
 	return nil
 }
 
-// summary says what the plan will do, for [confirm].
-func (p *Plan) summary(dir string) string {
+// summary says what the plan will do, for [confirm]. What others wrote is
+// quoted: it cannot pass for a line of ours.
+func (p *Plan) summary(dir string, config *Config) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "perform %q (plan sha256:%x):\n  make a coordinator in %s for %s\n", p.Title, p.hash, dir, p.URL)
-	for _, h := range p.HSM {
-		what := strings.Join(keyNames, ", ")
+	fmt.Fprintf(&b, "perform %q (plan sha256:%x):\n  make a coordinator in %q for %q, trust domain %q\n", p.Title, p.hash, dir, p.URL, p.TrustDomain)
+	for _, h := range config.HSM {
+		what := keyNames
 		if len(h.Keys) > 0 {
-			what = strings.Join(h.Keys, ", ")
+			what = h.Keys
 		}
-		fmt.Fprintf(&b, "  token %s for %s\n", h.URI, what)
+		fmt.Fprintf(&b, "  token %s for %s\n", h.URI, strings.Join(what, ", "))
+		for _, name := range slices.Sorted(maps.Keys(h.Environment)) {
+			fmt.Fprintf(&b, "    with %q\n", name+"="+h.Environment[name])
+		}
+		if h.Wrappable {
+			fmt.Fprintf(&b, "    WRAPPABLE keys: whoever has the PINs of its user and security officer can take them out\n")
+		}
 	}
-	switch {
-	case p.ExistingKeys:
+	for _, name := range keyNames {
+		fmt.Fprintf(&b, "  key %s is %s\n", name, config.Keys.named(name))
+	}
+	if p.ExistingKeys {
 		fmt.Fprintf(&b, "  use the keys that are there, and generate those that are missing\n")
-	default:
+	} else {
 		fmt.Fprintf(&b, "  generate the keys\n")
 	}
-	if p.Wrappable {
-		fmt.Fprintf(&b, "  WRAPPABLE: whoever has the PINs of a token's user and security officer can take them out\n")
-	}
 	if p.PIN.wanted() {
-		fmt.Fprintf(&b, "  split the PIN into %d shares in %s, any %d of which bring it back\n", p.PIN.Shares, p.PIN.Directory, p.PIN.Threshold)
+		fmt.Fprintf(&b, "  split the PIN into %d shares in %q, any %d of which bring it back\n", p.PIN.Shares, p.PIN.Directory, p.PIN.Threshold)
+	}
+	for _, f := range p.EKRoots {
+		fmt.Fprintf(&b, "  believe in the TPM manufacturers of %q\n", f)
+	}
+	for _, f := range p.SimulatorRoots {
+		fmt.Fprintf(&b, "  let SIMULATOR chips enrol, of the makers in %q\n", f)
 	}
 	for _, w := range p.Witnesses {
-		fmt.Fprintf(&b, "  witnessed by %s\n", w)
+		fmt.Fprintf(&b, "  witnessed by %q\n", w)
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"slices"
@@ -124,6 +125,9 @@ func openTokens(ctx context.Context, c *Config, fleet chancery.FleetID, latch hs
 		}
 	}
 	p, err := hsm.OpenPool(ctx, pool)
+	if ctx.Err() != nil {
+		return nil, errors.Join(err, ctx.Err()) // it was the user who ended it, not the token
+	}
 	return p, cli.WithCode(cli.ExitNoToken, err)
 }
 

@@ -17,8 +17,7 @@ import (
 )
 
 // A transcript is what a ceremony leaves behind for auditors: text, of which
-// the last line is a signature by the CA:SK that the ceremony made, over all
-// lines before it.
+// the last line is a signature by CA:SK, over all lines before it.
 type transcript struct{ bytes.Buffer }
 
 const (
@@ -34,7 +33,7 @@ func (t *transcript) line(name, format string, args ...any) {
 }
 
 // writeTranscript tells what was done. pool has tried all of its tokens.
-func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery.Pointer, shares []share.Share) *transcript {
+func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery.Pointer, made map[string]chancery.PublicKey, shares []share.Share) *transcript {
 	t := &transcript{}
 	t.WriteString(transcriptFirst)
 	t.line("title", "%q", p.Title)
@@ -70,6 +69,11 @@ func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery
 			a := k.Attributes
 			t.line("  key", "%s, labelled %q, CKA_ID %s", k.Name, k.Label, hex.EncodeToString(a.ID))
 			t.line("    public", "%s", k.Public)
+			if _, new := made[k.Name]; new && k.Attributes.Local == hsm.Yes {
+				t.line("    origin", "generated in this ceremony")
+			} else {
+				t.line("    origin", "there before this ceremony")
+			}
 			t.line("    attributes", "SENSITIVE %s, ALWAYS_SENSITIVE %s, EXTRACTABLE %s, NEVER_EXTRACTABLE %s, LOCAL %s, WRAP_WITH_TRUSTED %s",
 				a.Sensitive, a.AlwaysSensitive, a.Extractable, a.NeverExtractable, a.Local, a.WrapWithTrusted)
 			if len(a.Beyond) > 0 {

@@ -47,10 +47,10 @@ func trialToken(dir, model string) (h HSMConfig, err error) {
 
 // trialDevice makes a token of a model with one key, in a directory that
 // remove removes.
-func trialDevice(model, key string) (c Config, remove func() error, err error) {
+func trialDevice(model, key string) (c Config, data dataDir, remove func() error, err error) {
 	dir, err := os.MkdirTemp("", "chancery-bench-")
 	if err != nil {
-		return c, nil, err
+		return c, "", nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -60,22 +60,23 @@ func trialDevice(model, key string) (c Config, remove func() error, err error) {
 	c = defaultConfig()
 	h, err := trialToken(dir, model)
 	if err != nil {
-		return c, nil, err
+		return c, "", nil, err
 	}
 	c.HSM = []HSMConfig{h}
 	name, err := c.Keys.uri(key)
 	if err != nil {
-		return c, nil, err
+		return c, "", nil, err
 	}
 	uri, err := parseToken(h.URI)
 	if err != nil {
-		return c, nil, err
+		return c, "", nil, err
 	}
-	return c, func() error { return os.RemoveAll(dir) }, h.within(func() error {
+	return c, dataDir(dir), func() error { return os.RemoveAll(dir) }, h.within(func() error {
 		ceremony, err := hsm.OpenCeremony(uri, hsm.Options{})
 		if err != nil {
 			return err
 		}
-		return errors.Join(ceremony.Generate(name.Object, false), ceremony.Close())
+		_, err = ceremony.Generate(name, false)
+		return errors.Join(err, ceremony.Close())
 	})
 }

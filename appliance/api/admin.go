@@ -42,7 +42,7 @@ type TokenStatus struct {
 	Library      string     `json:"library"`
 	Simulator    bool       `json:"simulator"`
 	URI          string     `json:"uri"`
-	State        string     `json:"state" enum:"connecting,up,late,down,refused,latched"`
+	State        string     `json:"state" enum:"connecting,up,late,down,refused,latched,present" doc:"present if no coordinator runs"`
 	Since        time.Time  `json:"since"`
 	Error        string     `json:"error,omitempty"`
 	Hint         string     `json:"hint,omitempty"`
@@ -52,7 +52,6 @@ type TokenStatus struct {
 	InFlight     int        `json:"in_flight"`
 	Signatures   uint64     `json:"signatures"`
 	Retries      uint64     `json:"retries" doc:"signatures repeated because a session was dropped or the device throttled"`
-	Refusals     uint64     `json:"refusals"`
 	Faults       uint64     `json:"faults" doc:"signatures that did not verify"`
 	Starts       uint64     `json:"starts" doc:"signer processes that came into service"`
 	MedianMS     float64    `json:"median_ms" doc:"of the last signatures, in the token"`

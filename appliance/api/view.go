@@ -76,7 +76,7 @@ func tokenStatus(list []hsm.Status) []TokenStatus {
 	for _, s := range list {
 		t := TokenStatus{Label: s.Info.Label, Serial: s.Info.Serial, Manufacturer: s.Info.Manufacturer, Model: s.Info.Model, Hardware: s.Info.Hardware,
 			Firmware: s.Info.Firmware, Library: s.Info.Library, Simulator: s.Info.Simulator, URI: s.URI, State: string(s.State), Since: s.Since, Keys: []TokenKey{},
-			Signer: s.Signer, Sessions: s.Info.Sessions, InFlight: s.InFlight, Signatures: s.Signatures, Retries: s.Retries, Refusals: s.Refusals, Faults: s.Faults, Starts: s.Starts,
+			Signer: s.Signer, Sessions: s.Info.Sessions, InFlight: s.InFlight, Signatures: s.Signatures, Retries: s.Retries, Faults: s.Faults, Starts: s.Starts,
 			MedianMS: milliseconds(s.Median), P99MS: milliseconds(s.P99)}
 		for _, k := range s.Keys {
 			t.Keys = append(t.Keys, TokenKey{k.Name, k.Label, k.Public.String(), string(k.Attributes.Local), string(k.Attributes.Extractable)})
