@@ -204,6 +204,19 @@ func NewSignature(suite Suite, r, s *big.Int) (Signature, error) {
 	return sig, nil
 }
 
+// NewSignatureRaw is [NewSignature] for r || s, each at full width, as PKCS#11
+// tokens return them.
+func NewSignatureRaw(suite Suite, raw []byte) (Signature, error) {
+	if len(raw) != suite.SignatureSize() {
+		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrSigLength, len(raw), suite.SignatureSize())
+	}
+	half := len(raw) / 2
+	if sig := Signature(bytes.Clone(raw)); sig.check(suite) == nil {
+		return sig, nil
+	}
+	return NewSignature(suite, new(big.Int).SetBytes(raw[:half]), new(big.Int).SetBytes(raw[half:]))
+}
+
 // NewSignatureASN1 is [NewSignature] for a DER Ecdsa-Sig-Value (RFC 3279).
 func NewSignatureASN1(suite Suite, der []byte) (Signature, error) {
 	var v ecdsaSigValue
@@ -223,14 +236,41 @@ func (s Suite) order() *big.Int {
 	return elliptic.P256().Params().N
 }
 
-// ASN1 returns the signature as a DER Ecdsa-Sig-Value.
+// ASN1 returns the signature as a DER Ecdsa-Sig-Value. Written by hand, for
+// each verification needs it: encoding/asn1 takes twenty times as long.
 func (s Signature) ASN1() []byte {
 	half := len(s) / 2
-	der, err := asn1.Marshal(ecdsaSigValue{new(big.Int).SetBytes(s[:half]), new(big.Int).SetBytes(s[half:])})
-	if err != nil {
-		panic("chancery: internal error: two integers do not marshal: " + err.Error())
+	r, low := trimInteger(s[:half]), trimInteger(s[half:])
+	// Both integers are at most 48 bytes, so the sum is below 128 and each
+	// length is one byte.
+	der := make([]byte, 0, 8+len(s))
+	der = append(der, 0x30, byte(integerLength(r)+integerLength(low)))
+	return appendInteger(appendInteger(der, r), low)
+}
+
+// trimInteger cuts leading zeros, but for the last byte.
+func trimInteger(b []byte) []byte {
+	for len(b) > 1 && b[0] == 0 {
+		b = b[1:]
 	}
-	return der
+	return b
+}
+
+// integerLength is the length of a DER INTEGER with its header; a first bit
+// that is set would be a sign.
+func integerLength(b []byte) int {
+	if len(b) > 0 && b[0] >= 0x80 {
+		return 3 + len(b)
+	}
+	return 2 + len(b)
+}
+
+func appendInteger(der, b []byte) []byte {
+	der = append(der, 0x02, byte(integerLength(b)-2))
+	if len(b) > 0 && b[0] >= 0x80 {
+		der = append(der, 0)
+	}
+	return append(der, b...)
 }
 
 // halfOrder is (n-1)/2, the greatest s that is accepted, at full width.
@@ -239,14 +279,28 @@ var halfOrder = map[Suite][]byte{
 	P384: new(big.Int).Rsh(elliptic.P384().Params().N, 1).FillBytes(make([]byte, 48)),
 }
 
+// orderBytes is n, at full width.
+var orderBytes = map[Suite][]byte{
+	P256: elliptic.P256().Params().N.Bytes(),
+	P384: elliptic.P384().Params().N.Bytes(),
+}
+
+func isZero(b []byte) bool {
+	for _, v := range b {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // check tells whether the signature has the accepted form; it does not verify.
 func (s Signature) check(suite Suite) error {
 	if len(s) != suite.SignatureSize() {
 		return fmt.Errorf("%w: %d bytes, want %d", ErrSigLength, len(s), suite.SignatureSize())
 	}
 	r, low := s[:len(s)/2], s[len(s)/2:]
-	zero := make([]byte, len(r))
-	if bytes.Equal(r, zero) || bytes.Equal(low, zero) || bytes.Compare(r, suite.order().Bytes()) >= 0 {
+	if isZero(r) || isZero(low) || bytes.Compare(r, orderBytes[suite]) >= 0 {
 		return ErrSigRange
 	}
 	if bytes.Compare(low, halfOrder[suite]) > 0 {

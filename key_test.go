@@ -13,6 +13,8 @@ import (
 	"math/big"
 	"slices"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // spki wraps bytes as the point of a P-256 key, whatever they are.
@@ -186,4 +188,34 @@ func TestNewSignatureNormalises(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// The encoding by hand is that of encoding/asn1, whatever r and s are, and raw
+// signatures are taken in like their numbers.
+func TestSignatureEncodings(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		suite := rapid.SampledFrom([]Suite{P256, P384}).Draw(t, "suite")
+		number := func(name string) *big.Int {
+			b := rapid.SliceOfN(rapid.Byte(), 0, suite.scalarSize()).Draw(t, name)
+			return new(big.Int).SetBytes(b)
+		}
+		r, s := number("r"), number("s")
+		raw := append(r.FillBytes(make([]byte, suite.scalarSize())), s.FillBytes(make([]byte, suite.scalarSize()))...)
+		want, err := NewSignature(suite, r, s)
+		got, rawErr := NewSignatureRaw(suite, raw)
+		if !bytes.Equal(got, want) || !errors.Is(rawErr, err) {
+			t.Fatalf("raw: %x, %v; by numbers: %x, %v", got, rawErr, want, err)
+		}
+		if err != nil {
+			return
+		}
+		half := len(want) / 2
+		der, err := asn1.Marshal(ecdsaSigValue{new(big.Int).SetBytes(want[:half]), new(big.Int).SetBytes(want[half:])})
+		if err != nil || !bytes.Equal(want.ASN1(), der) {
+			t.Fatalf("ASN.1 of %x is %x, want %x: %v", want, want.ASN1(), der, err)
+		}
+		if _, err := NewSignatureRaw(suite, raw[1:]); !errors.Is(err, ErrSigLength) {
+			t.Fatalf("a byte less: %v", err)
+		}
+	})
 }

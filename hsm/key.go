@@ -27,9 +27,10 @@ type Key struct {
 }
 
 // KeyAttributes is what a token says of a private key (PKCS#11 2.40 section
-// 4.9). Of a key that it generated and never gave away it says yes to all but
-// the last two; one that was restored from a backup or imported is not local,
-// and neither always sensitive nor never extractable.
+// 4.9), true or not: NSS calls no key local. Of a key that it generated and
+// never gave away it should say yes to all but the last two; one that was
+// restored from a backup or imported is not local, and neither always sensitive
+// nor never extractable.
 type KeyAttributes struct {
 	ID               []byte // CKA_ID
 	Sensitive        Answer

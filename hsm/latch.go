@@ -189,6 +189,9 @@ func (l Latch) begin(s slot, trusted bool) (a *loginAttempt, err error) {
 			return nil, a.latched(reasonInDoubt, &LatchedError{})
 		}
 	}
+	if e.State == latchAllowed && !trusted {
+		a.doubt = maxInDoubt - 1 // one login, not another two
+	}
 	if err := s.mayLogin(e.State == latchAllowed, e.FinalTry); err != nil {
 		return nil, a.latched(err.(*PINError).Name, err)
 	}
@@ -206,8 +209,9 @@ func (a *loginAttempt) end(answer error) error {
 	if pin, ok := errors.AsType[*PINError](answer); ok {
 		return a.latched(pin.Name, answer)
 	}
-	if answer != nil && a.before != nil && a.before.State == latchAllowed {
-		return errors.Join(answer, a.latch.write(a.before)) // the try that was allowed was none
+	if answer != nil && a.before != nil {
+		// It was no try: what was allowed is so still, and what was in doubt.
+		return errors.Join(answer, a.latch.write(a.before))
 	}
 	err := os.Remove(a.latch.file(a.slot.info.Label, a.slot.info.Serial))
 	if err == nil {
@@ -318,9 +322,25 @@ func readEntry(file string) (*LatchEntry, error) {
 		err = fmt.Errorf("unknown state %q", e.State)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("latch: %s: %w", file, err)
+		return nil, &LatchFileError{File: file, Err: err}
 	}
 	return &e, nil
+}
+
+// A LatchFileError is an entry that cannot be read, and so no login to its
+// token.
+type LatchFileError struct {
+	File string
+	Err  error
+}
+
+func (e *LatchFileError) Error() string { return fmt.Sprintf("latch: %s: %v", e.File, e.Err) }
+
+func (e *LatchFileError) Unwrap() error { return e.Err }
+
+// Hint tells what to do about it.
+func (e *LatchFileError) Hint() string {
+	return "make sure that the PIN file is right, then remove the entry"
 }
 
 // write replaces the entry on disk. What it says must hold before the token is

@@ -207,7 +207,7 @@ func (k *PoolKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.S
 		if err != nil {
 			return nil, fmt.Errorf("sign with key %q: %w", k.pool.config.Keys[k.index].Name, err)
 		}
-		sig, err := accept(k.public, a.raw, fleet, s)
+		sig, err := accept(k.public, a.raw, digest)
 		if err == nil {
 			return sig, nil
 		}

@@ -1,9 +1,11 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"fmt"
-	"math/big"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -20,8 +22,9 @@ var _ chancery.Signer = (*Key)(nil)
 func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
 	var raw []byte
 	digest := digestOf(k.public, fleet, s)
+	theirs := bytes.Clone(digest)
 	err := k.token.withSession(ctx, func(session *session) (err error) {
-		raw, _, err = k.token.sign(session, k.handle, digest)
+		raw, _, err = k.token.sign(session, k.handle, theirs)
 		return err
 	})
 	if err != nil {
@@ -29,7 +32,7 @@ func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.State
 	}
 	// The session is back in the pool: the host verifies while the token signs
 	// for somebody else.
-	sig, err := accept(k.public, raw, fleet, s)
+	sig, err := accept(k.public, raw, digest)
 	if err != nil {
 		fault := &FaultError{Label: k.label, Err: err}
 		k.token.judge(fault)
@@ -40,24 +43,28 @@ func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.State
 
 // digestOf is what a token is given to sign for the statement.
 func digestOf(k chancery.PublicKey, fleet chancery.FleetID, s chancery.Statement) []byte {
+	message := chancery.Message(fleet, k.Suite(), s)
+	if k.Suite() == chancery.P256 {
+		digest := sha256.Sum256(message)
+		return digest[:]
+	}
 	h := k.Suite().Hash().New()
-	h.Write(chancery.Message(fleet, k.Suite(), s))
+	h.Write(message)
 	return h.Sum(nil)
 }
 
 // accept turns r || s, as CKM_ECDSA returns it (PKCS#11 2.40 Current
-// Mechanisms section 2.3.1), into a signature, if it is one.
-func accept(k chancery.PublicKey, raw []byte, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
-	suite := k.Suite()
-	if len(raw) != suite.SignatureSize() {
-		return nil, fmt.Errorf("%w: %d bytes, want %d", chancery.ErrSigLength, len(raw), suite.SignatureSize())
-	}
-	half := len(raw) / 2
-	sig, err := chancery.NewSignature(suite, new(big.Int).SetBytes(raw[:half]), new(big.Int).SetBytes(raw[half:]))
+// Mechanisms section 2.3.1), into a signature over the digest, if it is one.
+// The digest is not the one that the module was given, which could change it.
+func accept(k chancery.PublicKey, raw, digest []byte) (chancery.Signature, error) {
+	sig, err := chancery.NewSignatureRaw(k.Suite(), raw)
 	if err != nil {
 		return nil, err
 	}
-	return sig, k.Verify(fleet, s, sig)
+	if !ecdsa.VerifyASN1(k.ECDSA(), digest, sig.ASN1()) {
+		return nil, chancery.ErrSignature
+	}
+	return sig, nil
 }
 
 // busyPauses are the waits before a signature is tried again that failed with

@@ -144,7 +144,7 @@ func (m module) openSession(s slot) (pkcs11.SessionHandle, error) {
 // one try.
 func (m module) login(h pkcs11.SessionHandle, s slot, uri URI, opts Options) (tag []byte, err error) {
 	err = withPIN(uri, s, opts, func(pin []byte) error {
-		tag = opts.tag(pin)
+		tag = opts.tag(s, pin)
 		return failed("C_Login", m.Login(h, pkcs11.CKU_USER, asString(pin)))
 	})
 	return tag, err
@@ -158,19 +158,20 @@ func withPIN(uri URI, s slot, opts Options, f func(pin []byte) error) error {
 		return err
 	}
 	defer clear(pin)
-	attempt, err := opts.Latch.begin(s, len(opts.known) > 0 && hmac.Equal(opts.known, opts.tag(pin)))
+	attempt, err := opts.Latch.begin(s, len(opts.known) > 0 && hmac.Equal(opts.known, opts.tag(s, pin)))
 	if err != nil {
 		return err
 	}
 	return attempt.end(f(pin))
 }
 
-// tag recognises a PIN without telling it to who has not the key.
-func (o Options) tag(pin []byte) []byte {
+// tag recognises the PIN of a token without telling it to who has not the key.
+func (o Options) tag(s slot, pin []byte) []byte {
 	if len(o.tagKey) == 0 {
 		return nil
 	}
 	mac := hmac.New(sha256.New, o.tagKey)
+	fmt.Fprintf(mac, "%q %q ", s.info.Label, s.info.Serial)
 	mac.Write(pin)
 	return mac.Sum(nil)
 }

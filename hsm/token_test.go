@@ -184,7 +184,7 @@ func spy(t *testing.T, module *string) func() int {
 	found, err := filepath.Glob("/usr/lib/*/pkcs11/pkcs11-spy.so")
 	check(t, err)
 	if len(found) == 0 {
-		t.Fatal("pkcs11-spy.so is not installed: install opensc (make deps)")
+		t.Fatal("pkcs11-spy.so is not installed: install opensc (make deps-test)")
 	}
 	log := filepath.Join(t.TempDir(), "calls")
 	t.Setenv("PKCS11SPY", *module)

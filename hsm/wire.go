@@ -179,6 +179,8 @@ type remoteError struct {
 	Token    *TokenError       `json:"token,omitempty"`
 	NotFound *KeyNotFoundError `json:"not_found,omitempty"`
 	Refused  *KeyRefusedError  `json:"refused,omitempty"`
+	URI      *URIError         `json:"uri,omitempty"`
+	Source   *string           `json:"source,omitempty"` // path of a [PINSourceError]
 	Text     string            `json:"text"`
 	Advice   string            `json:"hint,omitempty"`
 	Fatal    bool              `json:"fatal,omitempty"`
@@ -192,6 +194,10 @@ func remote(err error) *remoteError {
 	r.Token, _ = errors.AsType[*TokenError](err)
 	r.NotFound, _ = errors.AsType[*KeyNotFoundError](err)
 	r.Refused, _ = errors.AsType[*KeyRefusedError](err)
+	r.URI, _ = errors.AsType[*URIError](err)
+	if source, ok := errors.AsType[*PINSourceError](err); ok {
+		r.Source, r.Text = &source.Path, source.Err.Error()
+	}
 	if h, ok := errors.AsType[hinter](err); ok {
 		r.Advice = h.Hint()
 	}
@@ -206,7 +212,12 @@ func parseRemote(b []byte) error {
 	return &r
 }
 
-func (r *remoteError) Error() string { return r.Text }
+func (r *remoteError) Error() string {
+	if e := r.Unwrap(); e != nil && r.Source != nil {
+		return e.Error()
+	}
+	return r.Text
+}
 
 // Unwrap returns the typed error, with which [errors.As] works as it would in
 // the signer process.
@@ -222,6 +233,10 @@ func (r *remoteError) Unwrap() error {
 		return r.NotFound
 	case r.Refused != nil:
 		return r.Refused
+	case r.URI != nil:
+		return &URIError{Attribute: r.URI.Attribute, Problem: r.URI.Problem, hint: r.Advice}
+	case r.Source != nil:
+		return &PINSourceError{Path: *r.Source, Err: errors.New(r.Text), hint: r.Advice}
 	case r.Code != nil:
 		return r.Code
 	}
