@@ -273,16 +273,23 @@ func appendInteger(der, b []byte) []byte {
 	return append(der, b...)
 }
 
-// halfOrder is (n-1)/2, the greatest s that is accepted, at full width.
-var halfOrder = map[Suite][]byte{
-	P256: new(big.Int).Rsh(elliptic.P256().Params().N, 1).FillBytes(make([]byte, 32)),
-	P384: new(big.Int).Rsh(elliptic.P384().Params().N, 1).FillBytes(make([]byte, 48)),
+// bounds of r and s, at full width.
+type bounds struct {
+	order []byte // n
+	half  []byte // (n-1)/2, the greatest s that is accepted
 }
 
-// orderBytes is n, at full width.
-var orderBytes = map[Suite][]byte{
-	P256: elliptic.P256().Params().N.Bytes(),
-	P384: elliptic.P384().Params().N.Bytes(),
+func newBounds(s Suite) bounds {
+	return bounds{s.order().Bytes(), new(big.Int).Rsh(s.order(), 1).FillBytes(make([]byte, s.scalarSize()))}
+}
+
+var boundsP256, boundsP384 = newBounds(P256), newBounds(P384)
+
+func (s Suite) bounds() *bounds {
+	if s == P384 {
+		return &boundsP384
+	}
+	return &boundsP256
 }
 
 func isZero(b []byte) bool {
@@ -300,10 +307,10 @@ func (s Signature) check(suite Suite) error {
 		return fmt.Errorf("%w: %d bytes, want %d", ErrSigLength, len(s), suite.SignatureSize())
 	}
 	r, low := s[:len(s)/2], s[len(s)/2:]
-	if isZero(r) || isZero(low) || bytes.Compare(r, orderBytes[suite]) >= 0 {
+	if isZero(r) || isZero(low) || bytes.Compare(r, suite.bounds().order) >= 0 {
 		return ErrSigRange
 	}
-	if bytes.Compare(low, halfOrder[suite]) > 0 {
+	if bytes.Compare(low, suite.bounds().half) > 0 {
 		return ErrHighS
 	}
 	return nil

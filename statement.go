@@ -2,8 +2,7 @@ package chancery
 
 import (
 	"context"
-
-	"golang.org/x/crypto/cryptobyte"
+	"encoding/binary"
 )
 
 // A Statement is a typed body that a Chancery key signs. The interface is
@@ -46,13 +45,13 @@ const (
 
 // labelled wraps a body as section 2 says: domain, label, suite, fleet, length.
 func labelled(label string, fleet FleetID, suite Suite, body []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddBytes([]byte("chancery-v1/"))
-	b.AddBytes([]byte(label))
-	b.AddUint8(0)
-	b.AddUint16(uint16(suite))
-	b.AddBytes(fleet[:])
-	b.AddUint32(uint32(len(body)))
-	b.AddBytes(body)
-	return b.BytesOrPanic()
+	const domain = "chancery-v1/"
+	b := make([]byte, 0, len(domain)+len(label)+1+2+len(fleet)+4+len(body))
+	b = append(b, domain...)
+	b = append(b, label...)
+	b = append(b, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(suite))
+	b = append(b, fleet[:]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	return append(b, body...)
 }

@@ -211,15 +211,19 @@ func (t *Token) withSession(ctx context.Context, f func(*session) error) error {
 	}
 	var s *session
 	select {
-	case <-t.closing:
-		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
 	case s = <-t.idle:
+	default: // none is idle
+		select {
+		case <-t.closing:
+			return ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		case s = <-t.idle:
+		}
 	}
 	defer func() { t.idle <- s }()
 	select {
-	case <-t.closing: // select chose at random between this and a session
+	case <-t.closing: // Close waits for the session
 		return ErrClosed
 	default:
 	}
