@@ -30,21 +30,20 @@
 //
 // # Failure
 //
-// A PKCS#11 function that fails is an [*Error]. Few codes blame the request
-// alone: who asked is told. A few more are known to pass, and the same process
-// tries again: a session that the device dropped (it is opened anew), a device
-// that is throttled. After all others [Error.Dead] holds: handles, sessions and
-// login are gone, and a module answers the same for ever, also when its device
-// is back.
+// A PKCS#11 function that fails is an [*Error]. Some codes are known to pass,
+// and the same session or a new one tries again: a session that the device
+// dropped, a device that is throttled. Few others blame the request alone; after
+// all the rest [Error.Dead] holds: handles, sessions and login are gone, and a
+// module answers the same for ever, also when its device is back. A [Token] then
+// fails at once, until it is closed and opened anew.
 //
-// A [Token] then fails at once, until it is closed and opened anew. A pool ends
-// the process and starts another, at once and then with pauses of up to a
-// second; likewise after a crash ([*CrashError]), a signature that does not
-// verify ([*FaultError]), and a silence longer than the deadline
-// ([*TimeoutError]), which it breaks with SIGKILL. What the process had is
-// signed by another token, or by the next process: the same digest, so nothing
-// is signed with other content. A token that is late is passed by long before
-// its deadline, if there is another.
+// A pool knows no request that is at fault. After any error it ends the process
+// and starts another, at once and then with pauses; likewise after a crash
+// ([*CrashError]), a signature that does not verify ([*FaultError]), and a
+// silence longer than the deadline ([*TimeoutError]), which it breaks with
+// SIGKILL. What the process had is signed by another token, or by the next
+// process: the same digest, so nothing is signed with other content. A token
+// that is late is passed by long before its deadline, if there is another.
 //
 // # Several tokens
 //
