@@ -33,7 +33,7 @@ type member struct {
 	info       Info                  // as last seen
 	attributes map[int]KeyAttributes // by index in PoolConfig.Keys
 	latency    latency
-	stats      struct{ signatures, retries, refusals, faults, starts uint64 }
+	stats      struct{ signatures, retries, faults, starts uint64 }
 }
 
 // Bounds of a TokenConfig.

@@ -159,7 +159,10 @@ func (q *process) answers(body []byte) error {
 		if n := q.info.Sessions; i < n && len(q.flight) >= n {
 			q.flight[n-1].began = now
 		}
-		q.late = false
+		if q.late {
+			q.late = false
+			q.watch.Reset(q.lateAfter()) // it was set to the deadline
+		}
 		q.signed++
 		q.member.stats.signatures++
 		q.member.latency.add(s.took)

@@ -88,7 +88,7 @@ type latency struct {
 }
 
 func (l *latency) add(d time.Duration) {
-	if l.count == 0 {
+	if l.average == 0 {
 		l.average = d
 	}
 	l.average += (d - l.average) / 8
