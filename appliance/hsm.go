@@ -130,28 +130,59 @@ func printHSM(w io.Writer, s *hsmStatus) {
 	}
 }
 
+// A tokenKeys is a token in what hsm keys prints with -o json.
+type tokenKeys struct {
+	Token  string        `json:"token"`
+	Serial string        `json:"serial"`
+	Keys   []hsm.KeyInfo `json:"keys"`
+}
+
 func (a *app) hsmKeysCommand() *cobra.Command {
-	return &cobra.Command{Use: "keys URI", Short: "List the keys on a token, with what it says of them", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		uri, err := parseToken(args[0])
+	var uri string
+	c := &cobra.Command{Use: "keys", Short: "List the keys on the tokens, with what they say of them", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		config, err := (&tokenChoice{uri: uri}).config(a.data)
 		if err != nil {
 			return err
 		}
-		ceremony, err := hsm.OpenCeremony(uri, hsm.Options{Latch: a.data.latch()})
-		if err != nil {
-			return err
-		}
-		list, err := ceremony.Inventory()
-		if err = errors.Join(err, ceremony.Close()); err != nil {
-			return err
+		list := []tokenKeys{}
+		for i := range config.HSM {
+			err := config.HSM[i].within(func() error {
+				t, err := a.keysOn(config.HSM[i].URI)
+				list = append(list, t)
+				return err
+			})
+			if err != nil {
+				return err
+			}
 		}
 		return a.out.Print(list, func(w io.Writer) {
-			table(w, "LABEL\tID\tTYPE\tSENSITIVE\tALWAYS\tEXTRACTABLE\tNEVER\tLOCAL\tPROBLEM", func(row func(...any)) {
-				for _, k := range list {
-					row(k.Label, fmt.Sprintf("%x", k.ID), k.Type, k.Sensitive, k.AlwaysSensitive, k.Extractable, k.NeverExtractable, k.Local, cmp.Or(k.Problem, "-"))
+			table(w, "TOKEN\tLABEL\tID\tTYPE\tSENSITIVE\tALWAYS\tEXTRACTABLE\tNEVER\tLOCAL\tPROBLEM", func(row func(...any)) {
+				for _, t := range list {
+					for _, k := range t.Keys {
+						row(t.Token, k.Label, fmt.Sprintf("%x", k.ID), k.Type, k.Sensitive, k.AlwaysSensitive, k.Extractable, k.NeverExtractable, k.Local, cmp.Or(k.Problem, "-"))
+					}
 				}
 			})
 		})
 	}}
+	c.Flags().StringVar(&uri, "hsm", "", "PKCS#11 URI of a token (default: all of the configuration)")
+	return c
+}
+
+func (a *app) keysOn(text string) (t tokenKeys, err error) {
+	uri, err := parseToken(text)
+	if err != nil {
+		return t, err
+	}
+	c, err := hsm.OpenCeremony(uri, hsm.Options{Latch: a.data.latch()})
+	if err != nil {
+		return t, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	t = tokenKeys{Token: c.Info().Label, Serial: c.Info().Serial, Keys: []hsm.KeyInfo{}}
+	keys, err := c.Inventory()
+	t.Keys = append(t.Keys, keys...)
+	return t, err
 }
 
 func (a *app) unlatchCommand() *cobra.Command {

@@ -29,25 +29,27 @@ func wrappingPurpose(w *hsm.WrappedKey) string {
 
 // A tokenChoice picks the token of a command: --hsm, or the first of the
 // configuration.
-type tokenChoice struct {
-	uri string
-	HSMConfig
-}
+type tokenChoice struct{ uri string }
 
 func (t *tokenChoice) flag(c *cobra.Command) {
 	c.Flags().StringVar(&t.uri, "hsm", "", "PKCS#11 URI of the token (default: the first one of the configuration)")
 }
 
-// config returns the configuration to work with, in which the chosen token is
-// the only one.
+// one returns the configuration to work with, in which the chosen token is the
+// only one.
+func (t *tokenChoice) one(data dataDir) (Config, error) {
+	config, err := t.config(data)
+	if err == nil {
+		config.HSM = config.HSM[:1]
+	}
+	return config, err
+}
+
+// config returns the configuration, or one that has nothing but the chosen
+// token.
 func (t *tokenChoice) config(data dataDir) (Config, error) {
 	if t.uri == "" {
-		config, err := data.loadConfig()
-		if err != nil {
-			return config, err
-		}
-		config.HSM = config.HSM[:1]
-		return config, nil
+		return data.loadConfig()
 	}
 	config := defaultConfig()
 	config.HSM = []HSMConfig{{URI: t.uri}}
@@ -75,7 +77,7 @@ has the PINs of the token's user and security officer; what comes out is the
 secret key itself for whoever has the backup and enough of the shares. Where the
 vendor can clone tokens, do that; a key that is not wrappable is replaced by
 rollover if its token is lost.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		config, err := choice.config(a.data)
+		config, err := choice.one(a.data)
 		if err != nil {
 			return err
 		}
@@ -175,7 +177,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	c := &cobra.Command{Use: "restore BACKUP SHARE-FILE...", Short: "Bring a backup of a key into a token", Long: `restore unwraps the key into the token, from where it cannot leave again, has it
 sign, and compares: a token in which it is not the right key is left as it was.
 A restored key was not generated in its token, and says so (CKA_LOCAL).`, Args: cobra.MinimumNArgs(2), RunE: func(c *cobra.Command, args []string) error {
-		config, err := choice.config(a.data)
+		config, err := choice.one(a.data)
 		if err != nil {
 			return err
 		}

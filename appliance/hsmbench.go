@@ -78,7 +78,7 @@ all that wait. It competes with a coordinator that runs.`, Args: cobra.NoArgs, R
 				return err
 			}
 			defer func() { err = errors.Join(err, remove()) }()
-		} else if config, err = choice.config(a.data); err != nil {
+		} else if config, err = choice.one(a.data); err != nil {
 			return err
 		}
 		r, err := a.bench(c.Context(), &config, key, counts, each)
