@@ -24,7 +24,7 @@ test: deps-test
 test-full: test fuzz
 	CHANCERY_FULL=1 $(GO) test -race -timeout 60m ./...
 
-bench:
+bench: deps-test
 	$(GO) run ./benchmarks
 
 # Every fuzz target for FUZZTIME.
