@@ -160,7 +160,17 @@ func restartTPM(dir string, outage time.Duration) (t trial, err error) {
 		return t, err
 	}
 	defer func() { err = errors.Join(err, token.Stop()) }()
-	if err := token.GenerateKey(keyLabel); err != nil {
+	for name, value := range token.Env() { // for the ceremony
+		if err := os.Setenv(name, value); err != nil {
+			return t, err
+		}
+	}
+	c, err := hsm.OpenCeremony(token.URI, hsm.Options{})
+	if err != nil {
+		return t, err
+	}
+	_, err = c.Generate(hsm.URI{Object: keyLabel}, false)
+	if err := errors.Join(err, c.Close()); err != nil {
 		return t, err
 	}
 	return restart(dir, outage, hsm.TokenConfig{URI: token.URI, Environment: token.Env()}, token.Kill, token.Restart)

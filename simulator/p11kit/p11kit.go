@@ -26,7 +26,8 @@ package p11kit
 import (
 	"fmt"
 	"os/exec"
-	"path/filepath"
+
+	"github.com/chancery-pki/chancery/simulator/internal/p11"
 )
 
 // A NotInstalledError is a machine without a part of p11-kit.
@@ -55,14 +56,8 @@ func Locate() (client, program string, err error) {
 	if err != nil {
 		return "", "", &NotInstalledError{Missing: "p11-kit", Package: "p11-kit"}
 	}
-	for _, pattern := range wellKnown {
-		paths, err := filepath.Glob(pattern)
-		if err != nil {
-			panic("p11kit: internal error: " + pattern + ": " + err.Error())
-		}
-		if len(paths) > 0 {
-			return paths[0], program, nil
-		}
+	if client = p11.Locate(wellKnown); client == "" {
+		return "", "", &NotInstalledError{Missing: "p11-kit-client.so", Package: "p11-kit-modules"}
 	}
-	return "", "", &NotInstalledError{Missing: "p11-kit-client.so", Package: "p11-kit-modules"}
+	return client, program, nil
 }

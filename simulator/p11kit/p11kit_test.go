@@ -2,14 +2,9 @@ package p11kit_test
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +16,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/simulator/internal/p11"
 	"github.com/chancery-pki/chancery/simulator/p11kit"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 )
@@ -74,18 +70,15 @@ func dying(dir string, suspended bool) error {
 	return errors.New("nobody killed this process")
 }
 
-// A module is the client between C_Initialize and C_Finalize, with a session.
-type module struct {
-	*pkcs11.Ctx
-	session pkcs11.SessionHandle
-}
+// A module is the client. It can be initialised more than once.
+type module struct{ *p11.Module }
 
 func load(uri hsm.URI) (module, error) {
-	m := module{Ctx: pkcs11.New(uri.ModulePath)}
+	m := module{&p11.Module{Ctx: pkcs11.New(uri.ModulePath)}}
 	return m, m.connect(uri)
 }
 
-func (m *module) connect(uri hsm.URI) error {
+func (m module) connect(uri hsm.URI) error {
 	if err := m.Initialize(); err != nil {
 		return err
 	}
@@ -104,18 +97,14 @@ func (m *module) connect(uri hsm.URI) error {
 	if info.Label != uri.Token || info.SerialNumber != uri.Serial {
 		return fmt.Errorf("token %q with serial number %s, want %q with %s", info.Label, info.SerialNumber, uri.Token, uri.Serial)
 	}
-	if m.session, err = m.OpenSession(slots[0], pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
+	if err := m.Open(slots[0]); err != nil {
 		return err
 	}
-	source, err := url.Parse(uri.PINSource)
+	pin, err := p11.PIN(uri)
 	if err != nil {
 		return err
 	}
-	pin, err := os.ReadFile(source.Path)
-	if err != nil {
-		return err
-	}
-	return m.Login(m.session, pkcs11.CKU_USER, string(pin))
+	return m.Login(m.Session, pkcs11.CKU_USER, pin)
 }
 
 func (m module) generate(label string) error {
@@ -130,64 +119,8 @@ func (m module) generate(label string) error {
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
 	}
-	_, _, err := m.GenerateKeyPair(m.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}, public, private)
+	_, _, err := m.GenerateKeyPair(m.Session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}, public, private)
 	return err
-}
-
-// find returns the only object of the class and label.
-func (m module) find(class uint, label string) (pkcs11.ObjectHandle, error) {
-	err := m.FindObjectsInit(m.session, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
-	if err != nil {
-		return 0, err
-	}
-	found, _, err := m.FindObjects(m.session, 2)
-	if err := errors.Join(err, m.FindObjectsFinal(m.session)); err != nil {
-		return 0, err
-	}
-	if len(found) != 1 {
-		return 0, fmt.Errorf("%d objects of class %d and label %q, want 1", len(found), class, label)
-	}
-	return found[0], nil
-}
-
-func (m module) sign(key pkcs11.ObjectHandle, digest []byte) ([]byte, error) {
-	if err := m.SignInit(m.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}, key); err != nil {
-		return nil, err
-	}
-	return m.Sign(m.session, digest)
-}
-
-func (m module) signAndVerify(label string) error {
-	private, err := m.find(pkcs11.CKO_PRIVATE_KEY, label)
-	if err != nil {
-		return err
-	}
-	public, err := m.find(pkcs11.CKO_PUBLIC_KEY, label)
-	if err != nil {
-		return err
-	}
-	got, err := m.GetAttributeValue(m.session, public, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)})
-	if err != nil {
-		return err
-	}
-	point := got[0].Value
-	if len(point) != 67 || point[0] != 4 || point[1] != 65 {
-		return fmt.Errorf("CKA_EC_POINT is %x, want an OCTET STRING of 65 bytes", point)
-	}
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point[2:])
-	if err != nil {
-		return err
-	}
-	digest := sha256.Sum256([]byte(label))
-	sig, err := m.sign(private, digest[:])
-	if err != nil {
-		return err
-	}
-	if len(sig) != 64 || !ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
-		return fmt.Errorf("signature %x does not verify", sig)
-	}
-	return nil
 }
 
 func check(t *testing.T, err error) {
@@ -224,7 +157,7 @@ func connect(t *testing.T, s *p11kit.Server) module {
 	m, err := load(uri)
 	check(t, err)
 	check(t, m.generate("ca"))
-	check(t, m.signAndVerify("ca"))
+	check(t, m.SignAndVerify("ca"))
 	return m
 }
 
@@ -238,14 +171,14 @@ func TestServer(t *testing.T) {
 	}
 	check(t, m.Finalize())
 	check(t, m.connect(s.URI))
-	check(t, m.signAndVerify("ca"))
+	check(t, m.SignAndVerify("ca"))
 	check(t, m.Finalize())
 	m.Destroy()
 
 	check(t, s.Restart())
 	m, err = load(s.URI)
 	check(t, err)
-	check(t, m.signAndVerify("ca"))
+	check(t, m.SignAndVerify("ca"))
 	check(t, m.Finalize())
 	m.Destroy()
 }
@@ -255,26 +188,26 @@ func TestKill(t *testing.T) {
 	env := fmt.Sprint(s.Env())
 	m := connect(t, s)
 	defer m.Destroy()
-	private, err := m.find(pkcs11.CKO_PRIVATE_KEY, "ca")
+	private, err := m.Find(pkcs11.CKO_PRIVATE_KEY, "ca")
 	check(t, err)
 
 	s.Kill()
 	if pids, err := s.Processes(); err != nil || len(pids) != 0 {
 		t.Errorf("Kill left processes %v: %v", pids, err)
 	}
-	if _, err := m.sign(private, make([]byte, 32)); err != gone {
+	if _, err := m.SignDigest(private, make([]byte, 32)); err != gone {
 		t.Errorf("signature without server: %v, want %v", err, gone)
 	}
 	check(t, s.Restart())
 	if got := fmt.Sprint(s.Env()); got != env {
 		t.Errorf("a restarted server has %s, want %s", got, env)
 	}
-	if _, err := m.sign(private, make([]byte, 32)); err != gone {
+	if _, err := m.SignDigest(private, make([]byte, 32)); err != gone {
 		t.Errorf("signature after a restart: %v, want %v still", err, gone)
 	}
 	m.Finalize()
 	check(t, m.connect(s.URI))
-	check(t, m.signAndVerify("ca"))
+	check(t, m.SignAndVerify("ca"))
 	check(t, m.Finalize())
 }
 
@@ -283,7 +216,7 @@ func TestSuspend(t *testing.T) {
 	s := newServer(t)
 	m := connect(t, s)
 	defer m.Destroy()
-	private, err := m.find(pkcs11.CKO_PRIVATE_KEY, "ca")
+	private, err := m.Find(pkcs11.CKO_PRIVATE_KEY, "ca")
 	check(t, err)
 	for name, test := range map[string]struct {
 		end  func() error
@@ -295,7 +228,7 @@ func TestSuspend(t *testing.T) {
 		check(t, s.Suspend())
 		result := make(chan error, 1)
 		go func() {
-			_, err := m.sign(private, make([]byte, 32))
+			_, err := m.SignDigest(private, make([]byte, 32))
 			result <- err
 		}()
 		select {
@@ -310,7 +243,7 @@ func TestSuspend(t *testing.T) {
 		m.Finalize()
 		check(t, s.Restart())
 		check(t, m.connect(s.URI))
-		private, err = m.find(pkcs11.CKO_PRIVATE_KEY, "ca")
+		private, err = m.Find(pkcs11.CKO_PRIVATE_KEY, "ca")
 		check(t, err)
 	}
 	check(t, m.Finalize())

@@ -22,15 +22,13 @@
 package softokn
 
 import (
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/simulator/internal/p11"
 )
 
 // Label is the label of every token.
@@ -63,16 +61,10 @@ var wellKnown = []string{
 
 // Locate returns the path of softoken, or a [*NotInstalledError].
 func Locate() (module string, err error) {
-	for _, pattern := range wellKnown {
-		paths, err := filepath.Glob(pattern)
-		if err != nil {
-			panic("softokn: internal error: " + pattern + ": " + err.Error())
-		}
-		if len(paths) > 0 {
-			return paths[0], nil
-		}
+	if module = p11.Locate(wellKnown); module == "" {
+		return "", &NotInstalledError{}
 	}
-	return "", &NotInstalledError{}
+	return module, nil
 }
 
 // New makes a token in dir, which it creates if need be. The directory then
@@ -97,17 +89,16 @@ func New(dir string) (Instance, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return Instance{}, fmt.Errorf("softokn: %w", err)
 	}
-	pin := rand.Text() // 26 letters and digits, 130 bits
 	path := filepath.Join(dir, "pin")
-	if err := create(path, pin); err != nil {
+	pin, err := p11.NewPIN(path)
+	if err != nil {
 		return Instance{}, fmt.Errorf("softokn: %w", err)
 	}
 	if err := initToken(module, spec, pin); err != nil {
 		os.Remove(path)
 		return Instance{}, fmt.Errorf("softokn: make token in %s: %w", dir, err)
 	}
-	pinSource := url.URL{Scheme: "file", Path: path}
-	return Instance{hsm.URI{Token: Label, PINSource: pinSource.String(), ModulePath: module, InitReserved: spec}}, nil
+	return Instance{hsm.URI{Token: Label, PINSource: p11.Source(path), ModulePath: module, InitReserved: spec}}, nil
 }
 
 // maxParameters is what a URI carries, in bytes.
@@ -122,14 +113,4 @@ func parameters(dir string) (string, error) {
 		return "", fmt.Errorf("directory %q: the parameters of softoken have %d bytes, at most %d", dir, len(text), maxParameters)
 	}
 	return text, nil
-}
-
-// create writes a file that must not exist yet, for the owner only.
-func create(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
 }

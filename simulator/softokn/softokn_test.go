@@ -1,23 +1,17 @@
 package softokn_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
 	"errors"
 	"io/fs"
-	"math/big"
-	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/miekg/pkcs11"
 
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/simulator/internal/p11"
 	"github.com/chancery-pki/chancery/simulator/softokn"
 )
 
@@ -37,67 +31,25 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// open initialises the module as the URI in text says, and returns a session
-// without login. What it returns last finalises the module.
-func open(t *testing.T, i softokn.Instance) (*pkcs11.Ctx, pkcs11.SessionHandle, func()) {
+// open initialises the module as the URI in text says, with a session without
+// login.
+func open(t *testing.T, i softokn.Instance) *p11.Module {
 	t.Helper()
 	uri, err := hsm.ParseURI(i.URI.String())
 	check(t, err)
-	p := pkcs11.New(uri.ModulePath)
-	text := append([]byte(uri.InitReserved), 0)
-	var pinned runtime.Pinner
-	pinned.Pin(&text[0])
-	check(t, p.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&text[0]))))
-	slots, err := p.GetSlotList(true)
+	m, err := p11.Load(uri.ModulePath, uri.InitReserved)
 	check(t, err)
-	for _, slot := range slots {
-		info, err := p.GetTokenInfo(slot)
-		check(t, err)
-		if info.Label == uri.Token {
-			s, err := p.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
-			check(t, err)
-			return p, s, func() {
-				t.Helper()
-				check(t, p.Finalize())
-				p.Destroy()
-				pinned.Unpin()
-			}
-		}
-	}
-	t.Fatalf("no token %q in %d slots", uri.Token, len(slots))
-	panic("unreachable")
+	slot, err := m.Slot(uri.Token)
+	check(t, err)
+	check(t, m.Open(slot))
+	return m
 }
 
 func pin(t *testing.T, i softokn.Instance) string {
 	t.Helper()
-	source, err := url.Parse(i.URI.PINSource)
+	pin, err := p11.PIN(i.URI)
 	check(t, err)
-	b, err := os.ReadFile(source.Path)
-	check(t, err)
-	return string(b)
-}
-
-// find returns the only object of the class and label.
-func find(t *testing.T, p *pkcs11.Ctx, s pkcs11.SessionHandle, class uint, label string) pkcs11.ObjectHandle {
-	t.Helper()
-	check(t, p.FindObjectsInit(s, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)}))
-	found, _, err := p.FindObjects(s, 2)
-	check(t, err)
-	check(t, p.FindObjectsFinal(s))
-	if len(found) != 1 {
-		t.Fatalf("%d objects of class %d and label %q, want 1", len(found), class, label)
-	}
-	return found[0]
-}
-
-func attribute(t *testing.T, p *pkcs11.Ctx, s pkcs11.SessionHandle, o pkcs11.ObjectHandle, kind uint) []byte {
-	t.Helper()
-	got, err := p.GetAttributeValue(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(kind, nil)})
-	if err != nil {
-		t.Fatalf("attribute %#x: %v", kind, err)
-	}
-	return got[0].Value
+	return pin
 }
 
 func TestNew(t *testing.T) {
@@ -141,39 +93,30 @@ func TestGenerateKey(t *testing.T) {
 		t.Error("a key without label")
 	}
 
-	p, s, end := open(t, i)
-	defer end()
-	if err := p.Login(s, pkcs11.CKU_USER, "not the PIN"); err != pkcs11.Error(pkcs11.CKR_PIN_INCORRECT) {
+	m := open(t, i)
+	defer func() { check(t, m.Close()) }()
+	if err := m.Login(m.Session, pkcs11.CKU_USER, "not the PIN"); err != pkcs11.Error(pkcs11.CKR_PIN_INCORRECT) {
 		t.Errorf("login with a wrong PIN: %v, want CKR_PIN_INCORRECT", err)
 	}
-	check(t, p.Login(s, pkcs11.CKU_USER, pin(t, i)))
-	private, public := find(t, p, s, pkcs11.CKO_PRIVATE_KEY, "ca"), find(t, p, s, pkcs11.CKO_PUBLIC_KEY, "ca")
-	id := attribute(t, p, s, private, pkcs11.CKA_ID)
-	if other := attribute(t, p, s, public, pkcs11.CKA_ID); len(id) == 0 || string(id) != string(other) {
-		t.Errorf("CKA_ID %x of the private and %x of the public key", id, other)
+	check(t, m.Login(m.Session, pkcs11.CKU_USER, pin(t, i)))
+	private, err := m.Find(pkcs11.CKO_PRIVATE_KEY, "ca")
+	check(t, err)
+	public, err := m.Find(pkcs11.CKO_PUBLIC_KEY, "ca")
+	check(t, err)
+	id, err := m.Attribute(private, pkcs11.CKA_ID)
+	check(t, err)
+	if other, err := m.Attribute(public, pkcs11.CKA_ID); err != nil || len(id) == 0 || string(id) != string(other) {
+		t.Errorf("CKA_ID %x of the private and %x of the public key: %v", id, other, err)
 	}
 	for kind, want := range map[uint]byte{
 		pkcs11.CKA_TOKEN: 1, pkcs11.CKA_PRIVATE: 1, pkcs11.CKA_SENSITIVE: 1, pkcs11.CKA_EXTRACTABLE: 0,
 		pkcs11.CKA_SIGN: 1, pkcs11.CKA_DECRYPT: 0, pkcs11.CKA_UNWRAP: 0, pkcs11.CKA_DERIVE: 0, pkcs11.CKA_SIGN_RECOVER: 0,
 	} {
-		if got := attribute(t, p, s, private, kind); len(got) != 1 || got[0] != want {
-			t.Errorf("attribute %#x is %x, want %02x", kind, got, want)
+		if got, err := m.Attribute(private, kind); err != nil || len(got) != 1 || got[0] != want {
+			t.Errorf("attribute %#x is %x, want %02x: %v", kind, got, want, err)
 		}
 	}
-	point := attribute(t, p, s, public, pkcs11.CKA_EC_POINT)
-	if len(point) != 67 || point[0] != 4 || point[1] != 65 {
-		t.Fatalf("CKA_EC_POINT is %x, want an OCTET STRING of 65 bytes", point)
-	}
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point[2:])
-	check(t, err)
-
-	digest := sha256.Sum256([]byte("softoken"))
-	check(t, p.SignInit(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}, private))
-	sig, err := p.Sign(s, digest[:])
-	check(t, err)
-	if len(sig) != 64 || !ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
-		t.Errorf("signature %x does not verify", sig)
-	}
+	check(t, m.SignAndVerify("ca"))
 }
 
 // Tokens of two directories, one after the other in one process, do not see
@@ -184,10 +127,14 @@ func TestNewBeside(t *testing.T) {
 	check(t, second.GenerateKey("ca"))
 	var ids []string
 	for _, i := range []softokn.Instance{first, second} {
-		p, s, end := open(t, i)
-		check(t, p.Login(s, pkcs11.CKU_USER, pin(t, i)))
-		ids = append(ids, string(attribute(t, p, s, find(t, p, s, pkcs11.CKO_PRIVATE_KEY, "ca"), pkcs11.CKA_ID)))
-		end()
+		m := open(t, i)
+		check(t, m.Login(m.Session, pkcs11.CKU_USER, pin(t, i)))
+		private, err := m.Find(pkcs11.CKO_PRIVATE_KEY, "ca")
+		check(t, err)
+		id, err := m.Attribute(private, pkcs11.CKA_ID)
+		check(t, err)
+		ids = append(ids, string(id))
+		check(t, m.Close())
 	}
 	if ids[0] == ids[1] {
 		t.Errorf("both tokens have the key with CKA_ID %x", ids[0])

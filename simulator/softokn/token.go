@@ -4,66 +4,30 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"runtime"
-	"unsafe"
 
 	"github.com/miekg/pkcs11"
 
-	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/simulator/internal/p11"
 )
 
-// session runs f in a session with the token, between C_Initialize and
-// C_Finalize.
-func session(module, parameters string, f func(*pkcs11.Ctx, pkcs11.SessionHandle) error) (err error) {
-	p := pkcs11.New(module)
-	if p == nil {
-		return errors.New("not a loadable PKCS#11 module: " + module)
-	}
-	defer p.Destroy()
-	// A C string, in a place that it keeps while the module may look at it.
-	text := append([]byte(parameters), 0)
-	var pinned runtime.Pinner
-	defer pinned.Unpin()
-	pinned.Pin(&text[0])
-	if err := p.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&text[0]))); err != nil {
-		return fmt.Errorf("C_Initialize: %w", err)
-	}
-	defer func() {
-		if e := p.Finalize(); err == nil && e != nil {
-			err = fmt.Errorf("C_Finalize: %w", e)
+// session runs f with the module, in a session with the token.
+func session(module, parameters string, f func(*p11.Module) error) error {
+	return p11.Use(module, parameters, Label, func(m *p11.Module, slot uint) error {
+		if err := m.Open(slot); err != nil {
+			return err
 		}
-	}()
-	slots, err := p.GetSlotList(true)
-	if err != nil {
-		return fmt.Errorf("C_GetSlotList: %w", err)
-	}
-	for _, slot := range slots {
-		info, err := p.GetTokenInfo(slot)
-		if err != nil {
-			return fmt.Errorf("C_GetTokenInfo: %w", err)
-		}
-		if info.Label != Label {
-			continue
-		}
-		s, err := p.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
-		if err != nil {
-			return fmt.Errorf("C_OpenSession: %w", err)
-		}
-		return f(p, s)
-	}
-	return fmt.Errorf("softoken has no token %q", Label)
+		return f(m)
+	})
 }
 
 // initToken sets the PIN of the user, with which softoken calls the database
 // initialised. There is no security officer: before that, his PIN is empty.
 func initToken(module, parameters, pin string) error {
-	return session(module, parameters, func(p *pkcs11.Ctx, s pkcs11.SessionHandle) error {
-		if err := p.Login(s, pkcs11.CKU_SO, ""); err != nil {
+	return session(module, parameters, func(m *p11.Module) error {
+		if err := m.Login(m.Session, pkcs11.CKU_SO, ""); err != nil {
 			return fmt.Errorf("C_Login of the security officer: %w", err)
 		}
-		if err := p.InitPIN(s, pin); err != nil {
+		if err := m.InitPIN(m.Session, pin); err != nil {
 			return fmt.Errorf("C_InitPIN: %w", err)
 		}
 		return nil
@@ -78,15 +42,15 @@ func (i Instance) GenerateKey(label string) error {
 	if label == "" {
 		return errors.New("softokn: generate key: the label is empty")
 	}
-	pin, err := readPIN(i.URI)
+	pin, err := p11.PIN(i.URI)
 	if err != nil {
 		return fmt.Errorf("softokn: generate key %q: %w", label, err)
 	}
-	err = session(i.URI.ModulePath, i.URI.InitReserved, func(p *pkcs11.Ctx, s pkcs11.SessionHandle) error {
-		if err := p.Login(s, pkcs11.CKU_USER, pin); err != nil {
+	err = session(i.URI.ModulePath, i.URI.InitReserved, func(m *p11.Module) error {
+		if err := m.Login(m.Session, pkcs11.CKU_USER, pin); err != nil {
 			return fmt.Errorf("C_Login: %w", err)
 		}
-		return generate(p, s, label)
+		return generate(m, label)
 	})
 	if err != nil {
 		return fmt.Errorf("softokn: generate key %q: %w", label, err)
@@ -94,27 +58,18 @@ func (i Instance) GenerateKey(label string) error {
 	return nil
 }
 
-func readPIN(uri hsm.URI) (string, error) {
-	source, err := url.Parse(uri.PINSource)
-	if err != nil {
-		return "", err
-	}
-	pin, err := os.ReadFile(source.Path)
-	return string(pin), err
-}
-
 // p256 is CKA_EC_PARAMS of the curve: its OID in DER.
 var p256 = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}
 
-func generate(p *pkcs11.Ctx, s pkcs11.SessionHandle, label string) error {
-	if err := p.FindObjectsInit(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)}); err != nil {
+func generate(m *p11.Module, label string) error {
+	if err := m.FindObjectsInit(m.Session, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)}); err != nil {
 		return fmt.Errorf("C_FindObjectsInit: %w", err)
 	}
-	found, _, err := p.FindObjects(s, 1)
+	found, _, err := m.FindObjects(m.Session, 1)
 	if err != nil {
 		return fmt.Errorf("C_FindObjects: %w", err)
 	}
-	if err := p.FindObjectsFinal(s); err != nil {
+	if err := m.FindObjectsFinal(m.Session); err != nil {
 		return fmt.Errorf("C_FindObjectsFinal: %w", err)
 	}
 	if len(found) > 0 {
@@ -147,7 +102,7 @@ func generate(p *pkcs11.Ctx, s pkcs11.SessionHandle, label string) error {
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
 	}
 	mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}
-	if _, _, err := p.GenerateKeyPair(s, mechanism, public, private); err != nil {
+	if _, _, err := m.GenerateKeyPair(m.Session, mechanism, public, private); err != nil {
 		return fmt.Errorf("C_GenerateKeyPair: %w", err)
 	}
 	return nil

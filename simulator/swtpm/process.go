@@ -17,7 +17,7 @@ import (
 // A Process is a running TPM. Its methods may be called from any goroutine.
 type Process struct {
 	state  string // directory of the TPM's NV
-	home   string // short temporary directory of the socket
+	home   string // short temporary directory of the sockets
 	binary string
 
 	mu     sync.Mutex // held for a whole power operation
@@ -32,8 +32,9 @@ const (
 )
 
 // Start powers on the TPM whose state is in dir, a directory that
-// [Manufacture] made. The TPM runs as a child of this process and is killed
-// by the kernel when this process ends, however it ends.
+// [Manufacture] made. In an empty one it makes a new chip, without
+// certificates. The TPM runs as a child of this process and is killed by the
+// kernel when this process ends, however it ends.
 func Start(dir string) (*Process, error) {
 	binary, err := find("swtpm")
 	if err != nil {
@@ -54,7 +55,7 @@ func Start(dir string) (*Process, error) {
 	return p, nil
 }
 
-// shortDir makes a directory whose socket's path fits into sockaddr_un (108
+// shortDir makes a directory whose sockets' paths fit into sockaddr_un (108
 // bytes on Linux), whatever TMPDIR is.
 func shortDir() (string, error) {
 	base := os.TempDir()
@@ -64,11 +65,14 @@ func shortDir() (string, error) {
 	return os.MkdirTemp(base, "swtpm-")
 }
 
-func (p *Process) socket() string { return filepath.Join(p.home, "s") }
+// Socket returns the path at which the TPM takes commands. Its control
+// channel, without which tss2-tcti-swtpm does not talk to it, is at the same
+// path with .ctrl added. They stay the same over restarts.
+func (p *Process) Socket() string { return filepath.Join(p.home, "s") }
 
 // Device returns the name under which package tpm opens this TPM. It stays
 // the same over restarts.
-func (p *Process) Device() string { return "swtpm:" + p.socket() }
+func (p *Process) Device() string { return "swtpm:" + p.Socket() }
 
 // Restart is a power cycle: an orderly stop, unless the power is off, and a
 // start. NV is kept; PCRs, sessions and loaded objects are not. Close the
@@ -101,12 +105,16 @@ func (p *Process) Kill() error {
 // on starts the program and returns when the TPM accepts connections. The
 // caller holds mu.
 func (p *Process) on() error {
-	if err := os.Remove(p.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	control := p.Socket() + ".ctrl"
+	for _, path := range []string{p.Socket(), control} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	p.stderr = new(bytes.Buffer)
 	cmd := exec.Command(p.binary, "socket", "--tpm2",
-		"--server", "type=unixio,path="+p.socket(),
+		"--server", "type=unixio,path="+p.Socket(),
+		"--ctrl", "type=unixio,path="+control,
 		"--tpmstate", "dir="+p.state,
 		"--flags", "not-need-init,startup-clear")
 	cmd.Stderr = p.stderr
@@ -126,7 +134,7 @@ func (p *Process) on() error {
 func (p *Process) await(life *child.Child) error {
 	deadline := time.Now().Add(startTime)
 	for {
-		conn, err := net.Dial("unix", p.socket())
+		conn, err := net.Dial("unix", p.Socket())
 		if err == nil {
 			return conn.Close()
 		}
@@ -160,7 +168,7 @@ func (p *Process) off(orderly bool) {
 // the loss of power as a failed attempt. It is a kindness: when another
 // client holds the connection the power goes off without it.
 func (p *Process) shutdown() {
-	conn, err := net.DialTimeout("unix", p.socket(), askTime)
+	conn, err := net.DialTimeout("unix", p.Socket(), askTime)
 	if err != nil {
 		return
 	}

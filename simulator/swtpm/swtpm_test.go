@@ -27,24 +27,42 @@ func located(t *testing.T) {
 // rest of the answer.
 func ask(t *testing.T, p *swtpm.Process, command ...byte) (uint32, []byte) {
 	t.Helper()
-	conn, err := net.Dial("unix", strings.TrimPrefix(p.Device(), "swtpm:"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, answer := begin(t, strings.TrimPrefix(p.Device(), "swtpm:"), command, 10)
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := conn.Write(command); err != nil {
-		t.Fatal(err)
-	}
-	answer := make([]byte, 10)
-	if _, err := io.ReadFull(conn, answer); err != nil {
-		t.Fatal(err)
-	}
 	rest := make([]byte, binary.BigEndian.Uint32(answer[2:])-10)
 	if _, err := io.ReadFull(conn, rest); err != nil {
 		t.Fatal(err)
 	}
 	return binary.BigEndian.Uint32(answer[6:]), rest
+}
+
+// begin sends a command to a socket and returns the first bytes of the answer.
+func begin(t *testing.T, socket string, command []byte, n int) (net.Conn, []byte) {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Write(command); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, n)
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		t.Fatal(err)
+	}
+	return conn, answer
+}
+
+// control asks on the control channel what it can do (CMD_GET_CAPABILITY of
+// swtpm_ioctls(3)).
+func control(t *testing.T, p *swtpm.Process) {
+	t.Helper()
+	conn, answer := begin(t, p.Socket()+".ctrl", []byte{0, 0, 0, 1}, 8)
+	defer conn.Close()
+	if binary.BigEndian.Uint64(answer) == 0 {
+		t.Error("the control channel can do nothing")
+	}
 }
 
 // resetCount reads the clock (TPM2_ReadClock): TPMS_TIME_INFO holds time,
@@ -78,10 +96,11 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Stop()
-	socket := strings.TrimPrefix(p.Device(), "swtpm:")
+	socket := p.Socket()
 	if len(socket) >= 100 {
 		t.Errorf("socket path has %d bytes, sockaddr_un ends at 108: %s", len(socket), socket)
 	}
+	control(t, p)
 	first := resetCount(t, p)
 	if err := p.Restart(); err != nil {
 		t.Fatal(err)
@@ -102,6 +121,7 @@ func TestLife(t *testing.T) {
 	if got := resetCount(t, p); got != first+2 {
 		t.Errorf("resetCount after a loss of power = %d, want %d", got, first+2)
 	}
+	control(t, p)
 	if err := p.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +165,27 @@ func TestMissing(t *testing.T) {
 	}
 	if _, err := swtpm.Start(t.TempDir()); !errors.As(err, &missing) {
 		t.Errorf("Start without swtpm: %v", err)
+	}
+}
+
+// A new chip has no endorsement certificate, which the manufacturer leaves at
+// 0x01c00002, and keeps its state as others do.
+func TestStartEmpty(t *testing.T) {
+	located(t)
+	p, err := swtpm.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop()
+	if rc, _ := ask(t, p, 0x80, 0x01, 0, 0, 0, 14, 0, 0, 0x01, 0x69, 0x01, 0xc0, 0, 0x02); rc == 0 {
+		t.Error("TPM2_NV_ReadPublic finds a certificate in a new chip")
+	}
+	first := resetCount(t, p)
+	if err := p.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got := resetCount(t, p); got != first+1 {
+		t.Errorf("resetCount after a power cycle = %d, want %d", got, first+1)
 	}
 }
 

@@ -1,14 +1,10 @@
 package tpm2pkcs11
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -16,152 +12,55 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpmutil"
 
-	"github.com/chancery-pki/chancery/internal/child"
+	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 
-// A chip is a running swtpm. It differs from those of package swtpm in having
-// a control channel, without which the module's transport (tss2-tcti-swtpm)
-// does not talk to it, and in having no certificates, which nobody asks for.
+// A chip is a running swtpm that can be asked about its lock, and helped.
 type chip struct {
-	state  string // directory of the TPM's NV
-	home   string // short temporary directory of the sockets
-	binary string
-
-	mu     sync.Mutex // held for a whole power operation, and while asking
-	life   *child.Child
-	stderr *bytes.Buffer // of life; to be read after its end only
+	mu      sync.Mutex // held for a whole power operation, and while asking
+	process *swtpm.Process
 }
 
-const (
-	startTime = 10 * time.Second // for the socket to accept
-	stopTime  = 3 * time.Second  // between SIGTERM and SIGKILL
-	askTime   = 5 * time.Second  // for an answer, also while the module has the chip busy
-)
-
-// start powers on the chip whose state is in dir; in an empty one it makes a
-// new chip. It runs as a child of this process and is killed by the kernel
-// when this process ends, however it ends.
-func start(binary, dir string) (*chip, error) {
-	home, err := shortDir()
-	if err != nil {
-		return nil, err
-	}
-	c := &chip{state: dir, home: home, binary: binary}
-	if err := c.restart(); err != nil {
-		os.RemoveAll(home)
-		return nil, err
-	}
-	return c, nil
-}
-
-// shortDir makes a directory whose sockets' paths fit into sockaddr_un (108
-// bytes on Linux), whatever TMPDIR is.
-func shortDir() (string, error) {
-	base := os.TempDir()
-	if len(base) > 60 {
-		base = "/tmp"
-	}
-	return os.MkdirTemp(base, "tpm2pkcs11-")
-}
-
-// socket is where the chip takes commands. The transport expects the control
-// channel at the same path with .ctrl added.
-func (c *chip) socket() string { return filepath.Join(c.home, "s") }
+// askTime is how long an answer may take, also while the module has the chip
+// busy.
+const askTime = 5 * time.Second
 
 func (c *chip) restart() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.off(true)
-	return c.on()
+	c.shutdown()
+	return c.process.Restart()
 }
 
 func (c *chip) stop() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.off(true)
-	return os.RemoveAll(c.home)
+	c.shutdown()
+	return c.process.Stop()
 }
 
 func (c *chip) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.off(false)
+	c.process.Kill()
 }
 
-// on starts the program and returns when the chip accepts connections. The
-// caller holds mu.
-func (c *chip) on() error {
-	control := c.socket() + ".ctrl"
-	for _, path := range []string{c.socket(), control} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	c.stderr = new(bytes.Buffer)
-	cmd := exec.Command(c.binary, "socket", "--tpm2",
-		"--server", "type=unixio,path="+c.socket(),
-		"--ctrl", "type=unixio,path="+control,
-		"--tpmstate", "dir="+c.state,
-		"--flags", "not-need-init,startup-clear")
-	cmd.Stderr = c.stderr
-	life, err := child.Start(cmd)
-	if err != nil {
+// shutdown tells the chip that it is about to lose power, which it would count
+// as a failed attempt otherwise. The process does so too, but does not wait
+// for a chip that the module has busy. It is a kindness: if the chip cannot be
+// told, the power goes off without it. The caller holds mu.
+func (c *chip) shutdown() {
+	c.ask(func(t transport.TPM) error {
+		_, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(t)
 		return err
-	}
-	if err := c.await(life); err != nil {
-		life.Kill()
-		return fmt.Errorf("%w\n%s", err, c.stderr.Bytes())
-	}
-	c.life = life
-	return nil
-}
-
-// await returns when the chip accepts connections.
-func (c *chip) await(life *child.Child) error {
-	deadline := time.Now().Add(startTime)
-	for {
-		conn, err := net.Dial("unix", c.socket())
-		if err == nil {
-			return conn.Close()
-		}
-		select {
-		case <-life.Done():
-			return fmt.Errorf("swtpm ended at once: %v", life.Wait())
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("swtpm does not accept after %v: %w", startTime, err)
-		}
-	}
-}
-
-// off ends the program if it runs. The caller holds mu.
-func (c *chip) off(orderly bool) {
-	life := c.life
-	switch {
-	case life == nil:
-	case orderly:
-		// Without it the chip counts the loss of power as a failed attempt. It
-		// is a kindness: if it cannot be told, the power goes off without it.
-		c.ask(func(t transport.TPM) error {
-			_, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(t)
-			return err
-		})
-		life.Stop(stopTime)
-	default:
-		life.Kill()
-	}
-	c.life = nil
+	})
 }
 
 // ask runs f with a connection to the chip. An swtpm serves one connection at
 // a time; the module makes one for each command, so others find a gap. The
 // caller holds mu.
 func (c *chip) ask(f func(transport.TPM) error) error {
-	if c.life == nil {
-		return errors.New("the chip is powered off")
-	}
-	conn, err := net.DialTimeout("unix", c.socket(), askTime)
+	conn, err := net.DialTimeout("unix", c.process.Socket(), askTime)
 	if err != nil {
 		return err
 	}

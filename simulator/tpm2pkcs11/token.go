@@ -1,16 +1,15 @@
 package tpm2pkcs11
 
 import (
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/simulator/internal/p11"
+	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 
 // The variables by which the module finds its database and its chip.
@@ -25,7 +24,7 @@ type Token struct {
 	URI hsm.URI // names token, module and PIN file
 
 	store string // directory of the module's database
-	chip  *chip
+	chip  chip
 }
 
 // New makes a token with the label in dir, which it creates if need be, and
@@ -41,7 +40,7 @@ func New(dir, label string) (*Token, error) {
 	if label == "" || len(label) > 32 || !utf8.ValidString(label) {
 		return nil, fmt.Errorf("tpm2pkcs11: a token label has 1 to 32 bytes of UTF-8, not %d", len(label))
 	}
-	module, swtpm, err := Locate()
+	module, err := Locate()
 	if err != nil {
 		return nil, err
 	}
@@ -53,12 +52,12 @@ func New(dir, label string) (*Token, error) {
 	if strings.ContainsAny(dir, ",") {
 		return nil, fmt.Errorf("tpm2pkcs11: directory %q: an option of swtpm cannot name it", dir)
 	}
-	userPIN, soPIN := rand.Text(), rand.Text() // 26 letters and digits, 130 bits
-	if err := furnish(dir, userPIN, soPIN); err != nil {
+	userPIN, soPIN, err := furnish(dir)
+	if err != nil {
 		return nil, fmt.Errorf("tpm2pkcs11: %w", err)
 	}
 	t := &Token{store: filepath.Join(dir, "store")}
-	if t.chip, err = start(swtpm, filepath.Join(dir, "tpm")); err != nil {
+	if t.chip.process, err = swtpm.Start(filepath.Join(dir, "tpm")); err != nil {
 		return nil, fmt.Errorf("tpm2pkcs11: %w", err)
 	}
 	env := t.Env()
@@ -71,68 +70,33 @@ func New(dir, label string) (*Token, error) {
 		t.Stop()
 		return nil, fmt.Errorf("tpm2pkcs11: make token %q in %s: %w", label, dir, err)
 	}
-	pinSource := url.URL{Scheme: "file", Path: filepath.Join(dir, "pin")}
-	t.URI = hsm.URI{Token: label, PINSource: pinSource.String(), ModulePath: module}
+	t.URI = hsm.URI{Token: label, PINSource: p11.Source(filepath.Join(dir, "pin")), ModulePath: module}
 	return t, nil
 }
 
 // furnish makes what New promises to be in dir, but for what swtpm and the
 // module make.
-func furnish(dir, userPIN, soPIN string) error {
+func furnish(dir string) (userPIN, soPIN string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+		return "", "", err
 	}
 	// Mkdir and not MkdirAll: a chip is made once.
 	for _, name := range []string{"tpm", "store"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
-			return err
+			return "", "", err
 		}
 	}
-	for name, pin := range map[string]string{"pin": userPIN, "so-pin": soPIN} {
-		if err := create(filepath.Join(dir, name), pin); err != nil {
-			return err
-		}
+	if userPIN, err = p11.NewPIN(filepath.Join(dir, "pin")); err != nil {
+		return "", "", err
 	}
-	return nil
-}
-
-// create writes a file that must not exist yet, for the owner only.
-func create(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
+	soPIN, err = p11.NewPIN(filepath.Join(dir, "so-pin"))
+	return userPIN, soPIN, err
 }
 
 // Env returns the environment that a process needs to see the token. It stays
 // the same over restarts.
 func (t *Token) Env() map[string]string {
-	return map[string]string{storeVariable: t.store, tctiVariable: "swtpm:path=" + t.chip.socket()}
-}
-
-// GenerateKey makes a P-256 key pair on the token: kept by the token,
-// sensitive, not extractable, good for signing only, with a random CKA_ID and
-// the label on both halves. A label that is taken is an error. The module must
-// not be open in this process meanwhile.
-func (t *Token) GenerateKey(label string) error {
-	if label == "" {
-		return errors.New("tpm2pkcs11: generate key: the label is empty")
-	}
-	source, err := url.Parse(t.URI.PINSource)
-	if err != nil {
-		return fmt.Errorf("tpm2pkcs11: generate key %q: %w", label, err)
-	}
-	pin, err := os.ReadFile(source.Path)
-	if err != nil {
-		return fmt.Errorf("tpm2pkcs11: generate key %q: %w", label, err)
-	}
-	err = withEnv(t.Env(), func() error { return generateKey(t.URI.ModulePath, t.URI.Token, string(pin), label) })
-	if err != nil {
-		return fmt.Errorf("tpm2pkcs11: generate key %q: %w", label, err)
-	}
-	return nil
+	return map[string]string{storeVariable: t.store, tctiVariable: "swtpm:path=" + t.chip.process.Socket()}
 }
 
 // Kill pulls the chip's plug (SIGKILL). [Token.Restart] powers it on again.

@@ -5,7 +5,7 @@
 //
 // Start with [New]. The module finds its chip and its database by environment
 // variables, each time it is initialised; so every process that uses the token
-// needs [Token.Env].
+// needs [Token.Env]. Keys are made in ceremonies of package hsm.
 //
 // # Faults
 //
@@ -22,14 +22,18 @@
 // The chip has memory for three loaded objects and three sessions, and there
 // is no resource manager. A process that signs has a session and an object for
 // each key it has signed with, so two keys fit and a third is
-// CKR_GENERAL_ERROR. What a process had loaded when it was killed stays loaded
-// until [Token.Flush] or a Restart.
+// CKR_GENERAL_ERROR; and so is the second key that is made in one ceremony.
+// What a process had loaded when it was killed stays loaded until
+// [Token.Flush] or a Restart.
 package tpm2pkcs11
 
 import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
+
+	"github.com/chancery-pki/chancery/hsm"
 )
 
 // A NotInstalledError is a machine without a part of what a token needs.
@@ -45,28 +49,16 @@ func (e *NotInstalledError) Hint() string {
 	return fmt.Sprintf("install %s: apt-get install %[1]s", e.Package)
 }
 
-// wellKnown are the places where distributions install the module.
-var wellKnown = []string{
-	"/usr/lib/*/pkcs11/libtpm2_pkcs11.so",
-	"/usr/lib/*/libtpm2_pkcs11.so*",
-	"/usr/lib*/pkcs11/libtpm2_pkcs11.so",
-}
-
-// Locate returns the path of the PKCS#11 module and of the swtpm program, or a
-// [*NotInstalledError].
-func Locate() (module, swtpm string, err error) {
-	swtpm, err = exec.LookPath("swtpm")
-	if err != nil {
-		return "", "", &NotInstalledError{Missing: "swtpm", Package: "swtpm"}
+// Locate returns the path of the PKCS#11 module, or a [*NotInstalledError] if
+// it or the swtpm program is missing.
+func Locate() (module string, err error) {
+	if _, err := exec.LookPath("swtpm"); err != nil {
+		return "", &NotInstalledError{Missing: "swtpm", Package: "swtpm"}
 	}
-	for _, pattern := range wellKnown {
-		paths, err := filepath.Glob(pattern)
-		if err != nil {
-			panic("tpm2pkcs11: internal error: " + pattern + ": " + err.Error())
-		}
-		if len(paths) > 0 {
-			return paths[0], swtpm, nil
+	for _, path := range hsm.FindModules() {
+		if strings.HasPrefix(filepath.Base(path), "libtpm2_pkcs11.") {
+			return path, nil
 		}
 	}
-	return "", "", &NotInstalledError{Missing: "libtpm2_pkcs11.so", Package: "libtpm2-pkcs11-1"}
+	return "", &NotInstalledError{Missing: "libtpm2_pkcs11.so", Package: "libtpm2-pkcs11-1"}
 }

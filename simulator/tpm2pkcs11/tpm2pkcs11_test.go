@@ -1,23 +1,22 @@
 package tpm2pkcs11_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
-	"net/url"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/hsm/hsmtest"
+	"github.com/chancery-pki/chancery/simulator/internal/p11"
 	"github.com/chancery-pki/chancery/simulator/tpm2pkcs11"
 )
 
@@ -49,124 +48,39 @@ func crash(text string) error {
 	if err := m.login(); err != nil {
 		return err
 	}
-	return m.signAndVerify(uri.Object)
+	return m.SignAndVerify(uri.Object)
 }
 
-// A module is the PKCS#11 module between C_Initialize and C_Finalize, with a
-// session.
+// A module is the PKCS#11 module with a session.
 type module struct {
-	*pkcs11.Ctx
-	uri     hsm.URI
-	session pkcs11.SessionHandle
+	*p11.Module
+	uri hsm.URI
 }
 
 func load(uri hsm.URI) (module, error) {
-	m := module{Ctx: pkcs11.New(uri.ModulePath), uri: uri}
-	if err := m.Initialize(); err != nil {
-		return m, err
-	}
-	slots, err := m.GetSlotList(true)
+	m, err := p11.Load(uri.ModulePath, "")
 	if err != nil {
-		return m, err
+		return module{}, err
 	}
-	for _, slot := range slots {
-		info, err := m.GetTokenInfo(slot)
-		if err != nil {
-			return m, err
-		}
-		if info.Label == uri.Token {
-			m.session, err = m.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
-			return m, err
-		}
+	slot, err := m.Slot(uri.Token)
+	if err != nil {
+		return module{}, err
 	}
-	return m, fmt.Errorf("no token %q in %d slots", uri.Token, len(slots))
+	return module{m, uri}, m.Open(slot)
 }
 
 func (m module) login() error {
-	pin, err := readPIN(m.uri)
+	pin, err := p11.PIN(m.uri)
 	if err != nil {
 		return err
 	}
-	return m.Login(m.session, pkcs11.CKU_USER, pin)
-}
-
-func readPIN(uri hsm.URI) (string, error) {
-	source, err := url.Parse(uri.PINSource)
-	if err != nil {
-		return "", err
-	}
-	pin, err := os.ReadFile(source.Path)
-	return string(pin), err
-}
-
-// find returns the only object of the class and label.
-func (m module) find(class uint, label string) (pkcs11.ObjectHandle, error) {
-	err := m.FindObjectsInit(m.session, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
-	if err != nil {
-		return 0, err
-	}
-	found, _, err := m.FindObjects(m.session, 2)
-	if err := errors.Join(err, m.FindObjectsFinal(m.session)); err != nil {
-		return 0, err
-	}
-	if len(found) != 1 {
-		return 0, fmt.Errorf("%d objects of class %d and label %q, want 1", len(found), class, label)
-	}
-	return found[0], nil
-}
-
-func (m module) attribute(o pkcs11.ObjectHandle, kind uint) ([]byte, error) {
-	got, err := m.GetAttributeValue(m.session, o, []*pkcs11.Attribute{pkcs11.NewAttribute(kind, nil)})
-	if err != nil {
-		return nil, fmt.Errorf("attribute %#x: %w", kind, err)
-	}
-	return got[0].Value, nil
-}
-
-func (m module) sign(key pkcs11.ObjectHandle, digest []byte) ([]byte, error) {
-	if err := m.SignInit(m.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}, key); err != nil {
-		return nil, err
-	}
-	return m.Sign(m.session, digest)
-}
-
-func (m module) signAndVerify(label string) error {
-	private, err := m.find(pkcs11.CKO_PRIVATE_KEY, label)
-	if err != nil {
-		return err
-	}
-	public, err := m.find(pkcs11.CKO_PUBLIC_KEY, label)
-	if err != nil {
-		return err
-	}
-	point, err := m.attribute(public, pkcs11.CKA_EC_POINT)
-	if err != nil {
-		return err
-	}
-	if len(point) != 67 || point[0] != 4 || point[1] != 65 {
-		return fmt.Errorf("CKA_EC_POINT is %x, want an OCTET STRING of 65 bytes", point)
-	}
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point[2:])
-	if err != nil {
-		return err
-	}
-	digest := sha256.Sum256([]byte(label))
-	sig, err := m.sign(private, digest[:])
-	if err != nil {
-		return err
-	}
-	if len(sig) != 64 || !ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
-		return fmt.Errorf("signature %x does not verify", sig)
-	}
-	return nil
+	return m.Login(m.Session, pkcs11.CKU_USER, pin)
 }
 
 // unload ends the module in good order, if the chip is there to hear of it.
 func (m module) unload() {
-	m.Logout(m.session)
-	m.Finalize()
-	m.Destroy()
+	m.Logout(m.Session)
+	m.Close()
 }
 
 func newToken(t *testing.T, labels ...string) *tpm2pkcs11.Token {
@@ -176,11 +90,11 @@ func newToken(t *testing.T, labels ...string) *tpm2pkcs11.Token {
 		t.Fatalf("%v: install swtpm libtpm2-pkcs11-1 (make deps-test)", err)
 	}
 	t.Cleanup(func() { check(t, token.Stop()) })
-	for _, label := range labels {
-		check(t, token.GenerateKey(label))
-	}
 	for name, value := range token.Env() {
 		t.Setenv(name, value)
+	}
+	for _, label := range labels { // a ceremony has room for one
+		hsmtest.Generate(t, token.URI, label)
 	}
 	return token
 }
@@ -199,6 +113,10 @@ func use(t *testing.T, token *tpm2pkcs11.Token, f func(module)) {
 	check(t, err)
 	defer m.unload()
 	f(m)
+}
+
+func socket(token *tpm2pkcs11.Token) string {
+	return strings.TrimPrefix(token.Env()["TPM2_PKCS11_TCTI"], "swtpm:path=")
 }
 
 // state is what the chip says of its lock.
@@ -241,38 +159,31 @@ func TestNew(t *testing.T) {
 	if _, err := tpm2pkcs11.New(dir, "trial"); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("New in the directory of a token: %v, want %v", err, fs.ErrExist)
 	}
-	socket := strings.TrimPrefix(token.Env()["TPM2_PKCS11_TCTI"], "swtpm:path=")
 	check(t, token.Stop())
-	if _, err := os.Stat(filepath.Dir(socket)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Stop left %s behind", filepath.Dir(socket))
+	if _, err := os.Stat(filepath.Dir(socket(token))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Stop left %s behind", filepath.Dir(socket(token)))
 	}
 	if _, err := token.LockoutCounter(); err == nil {
 		t.Error("a stopped chip answers")
 	}
 }
 
-// A key outlives the module and the chip's power, signs, and is what
-// GenerateKey says it is.
-func TestGenerateKey(t *testing.T) {
+// A key outlives the module and the chip's power, signs, and is what a
+// ceremony says it is.
+func TestKeys(t *testing.T) {
 	token := newToken(t, "ca", "approval")
-	if err := token.GenerateKey("ca"); err == nil || !strings.Contains(err.Error(), "label already") {
-		t.Errorf("a label twice: error %v", err)
-	}
-	if err := token.GenerateKey(""); err == nil {
-		t.Error("a key without label")
-	}
 	check(t, token.Restart())
 	use(t, token, func(m module) {
 		check(t, m.login())
-		check(t, m.signAndVerify("ca"))
-		check(t, m.signAndVerify("approval"))
-		private, err := m.find(pkcs11.CKO_PRIVATE_KEY, "ca")
+		check(t, m.SignAndVerify("ca"))
+		check(t, m.SignAndVerify("approval"))
+		private, err := m.Find(pkcs11.CKO_PRIVATE_KEY, "ca")
 		check(t, err)
-		public, err := m.find(pkcs11.CKO_PUBLIC_KEY, "ca")
+		public, err := m.Find(pkcs11.CKO_PUBLIC_KEY, "ca")
 		check(t, err)
-		id, err := m.attribute(private, pkcs11.CKA_ID)
+		id, err := m.Attribute(private, pkcs11.CKA_ID)
 		check(t, err)
-		if other, err := m.attribute(public, pkcs11.CKA_ID); err != nil || len(id) == 0 || string(id) != string(other) {
+		if other, err := m.Attribute(public, pkcs11.CKA_ID); err != nil || len(id) == 0 || string(id) != string(other) {
 			t.Errorf("CKA_ID %x of the private and %x of the public key: %v", id, other, err)
 		}
 		for kind, want := range map[uint]byte{
@@ -280,14 +191,17 @@ func TestGenerateKey(t *testing.T) {
 			pkcs11.CKA_SIGN: 1, pkcs11.CKA_DECRYPT: 0, pkcs11.CKA_UNWRAP: 0, pkcs11.CKA_DERIVE: 0, pkcs11.CKA_SIGN_RECOVER: 0,
 			pkcs11.CKA_LOCAL: 1, pkcs11.CKA_ALWAYS_SENSITIVE: 1, pkcs11.CKA_NEVER_EXTRACTABLE: 1,
 		} {
-			if got, err := m.attribute(private, kind); err != nil || len(got) != 1 || got[0] != want {
+			if got, err := m.Attribute(private, kind); err != nil || len(got) != 1 || got[0] != want {
 				t.Errorf("attribute %#x is %x, want %02x: %v", kind, got, want, err)
 			}
 		}
 	})
 }
 
-// What GenerateKey leaves out of the public half the module does refuse.
+// The public half of a key that only signs may not verify, and nothing may be
+// said of encrypting: the module takes CKA_VERIFY for CKA_DECRYPT of the
+// private half, and CKA_ENCRYPT for its CKA_SIGN, as the TPM has one bit for
+// both.
 func TestRefusedAttributes(t *testing.T) {
 	token := newToken(t)
 	for name, a := range map[string]*pkcs11.Attribute{
@@ -306,7 +220,7 @@ func TestRefusedAttributes(t *testing.T) {
 				public = append(public, a)
 				want = pkcs11.Error(pkcs11.CKR_GENERAL_ERROR)
 			}
-			_, _, err := m.GenerateKeyPair(m.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}, public,
+			_, _, err := m.GenerateKeyPair(m.Session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}, public,
 				[]*pkcs11.Attribute{
 					pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 					pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
@@ -327,24 +241,24 @@ func TestKill(t *testing.T) {
 	m, err := load(token.URI)
 	check(t, err)
 	check(t, m.login())
-	check(t, m.signAndVerify("ca"))
-	private, err := m.find(pkcs11.CKO_PRIVATE_KEY, "ca")
+	check(t, m.SignAndVerify("ca"))
+	private, err := m.Find(pkcs11.CKO_PRIVATE_KEY, "ca")
 	check(t, err)
 
 	token.Kill()
 	gone := pkcs11.Error(pkcs11.CKR_GENERAL_ERROR)
-	if _, err := m.sign(private, make([]byte, 32)); err != gone {
+	if _, err := m.SignDigest(private, make([]byte, 32)); err != gone {
 		t.Errorf("signature without power: %v, want %v", err, gone)
 	}
 	check(t, token.Restart())
-	if _, err := m.sign(private, make([]byte, 32)); err == nil {
+	if _, err := m.SignDigest(private, make([]byte, 32)); err == nil {
 		t.Error("the module signs after a power cycle as if nothing had been")
 	}
 	m.unload()
 
 	use(t, token, func(m module) {
 		check(t, m.login())
-		check(t, m.signAndVerify("ca"))
+		check(t, m.SignAndVerify("ca"))
 	})
 	if got := state(t, token); got != "1 false" {
 		t.Errorf("counter and lock-out after a loss of power: %s, want 1 false", got)
@@ -358,12 +272,25 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// A chip that is busy for a while hears of an orderly power cycle all the same.
+func TestRestartBusy(t *testing.T) {
+	token := newToken(t, "ca")
+	use(t, token, func(m module) { check(t, m.login()) })
+	conn, err := net.Dial("unix", socket(token))
+	check(t, err)
+	time.AfterFunc(time.Second, func() { conn.Close() })
+	check(t, token.Restart())
+	if got := state(t, token); got != "0 false" {
+		t.Errorf("counter and lock-out after a power cycle: %s, want 0 false", got)
+	}
+}
+
 // Two wrong PINs and a loss of power lock the token.
 func TestLockout(t *testing.T) {
 	token := newToken(t, "ca")
 	use(t, token, func(m module) {
 		for n := range 2 {
-			if err := m.Login(m.session, pkcs11.CKU_USER, "not the PIN"); err != pkcs11.Error(pkcs11.CKR_PIN_INCORRECT) {
+			if err := m.Login(m.Session, pkcs11.CKU_USER, "not the PIN"); err != pkcs11.Error(pkcs11.CKR_PIN_INCORRECT) {
 				t.Errorf("wrong PIN %d: %v, want CKR_PIN_INCORRECT", n, err)
 			}
 		}
@@ -393,7 +320,7 @@ func TestLockout(t *testing.T) {
 	}
 	use(t, token, func(m module) {
 		check(t, m.login())
-		check(t, m.signAndVerify("ca"))
+		check(t, m.SignAndVerify("ca"))
 	})
 }
 
