@@ -70,7 +70,7 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, dir: t.TempDir(), log: new(journal), latch: hsm.Latch(filepath.Join(t.TempDir(), "latch"))}
 	uri := newTokenIn(t, b.dir)
 	var err error
-	b.device, err = device.New(filepath.Join(os.TempDir(), "chancery-test-device"), uri.ModulePath, device.Model{})
+	b.device, err = device.New(devices, uri.ModulePath, device.Model{})
 	check(t, err)
 	t.Cleanup(func() { b.device.Close() })
 	b.config = hsm.TokenConfig{URI: uri, Environment: b.device.Env(), Deadline: deadline, KeepAlive: time.Hour}

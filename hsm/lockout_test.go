@@ -38,7 +38,7 @@ func newChip(t *testing.T) *chip {
 		t.Fatalf("%v: install swtpm libtpm2-pkcs11-1 (make deps-test)", err)
 	}
 	t.Cleanup(func() { check(t, token.Stop()) })
-	d, err := device.New(filepath.Join(os.TempDir(), "chancery-test-device"), token.URI.ModulePath, device.Model{})
+	d, err := device.New(devices, token.URI.ModulePath, device.Model{})
 	check(t, err)
 	t.Cleanup(func() { check(t, d.Close()) })
 	c := &chip{t: t, token: token, device: d, uri: token.URI, env: d.Env(), latch: hsm.Latch(filepath.Join(t.TempDir(), "latch"))}

@@ -26,7 +26,21 @@ func TestMain(m *testing.M) {
 	if os.Getenv("CHANCERY_TEST_OWNER") != "" {
 		ownSigner()
 	}
-	os.Exit(m.Run())
+	os.Exit(run(m))
+}
+
+// devices is a directory for the devices of all tests: what is compiled for
+// one serves the others.
+var devices string
+
+func run(m *testing.M) int {
+	var err error
+	if devices, err = os.MkdirTemp("", "chancery-devices-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(devices)
+	return m.Run()
 }
 
 // clone copies the bench's token to another directory behind a device of its
@@ -43,7 +57,7 @@ func (b *bench) clone(m device.Model) (hsm.TokenConfig, *device.Device) {
 // behind puts a device in front of the token that a configuration has.
 func (b *bench) behind(conf string, m device.Model) (hsm.TokenConfig, *device.Device) {
 	b.t.Helper()
-	d, err := device.New(filepath.Join(os.TempDir(), "chancery-test-device"), b.device.Env()["CHANCERY_DEVICE_MODULE"], m)
+	d, err := device.New(devices, b.device.Env()["CHANCERY_DEVICE_MODULE"], m)
 	check(b.t, err)
 	b.t.Cleanup(func() { d.Close() })
 	c := b.config
