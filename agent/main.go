@@ -5,6 +5,7 @@
 //	chancery-agent run                          be the node: renew, keep the CRL, answer peers
 //	chancery-agent ping NAME                    open a session to a peer and say what both ends think
 //	chancery-agent status                       certificate, CRL, sessions, TPM
+//	chancery-agent identify                     what the TPM is, before any coordinator exists
 //
 // Results go to standard output, everything else to standard error; the exit
 // codes are those of package internal/cli.
@@ -56,7 +57,7 @@ func newCommand() *cobra.Command {
 	})
 	root.PersistentFlags().VarP(&f.output, "output", "o", "form of the result")
 	root.PersistentFlags().StringVar(&f.state, "state", cmp.Or(os.Getenv("CHANCERY_STATE"), state.DefaultPath), "state directory (CHANCERY_STATE)")
-	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), statusCommand(f), versionCommand(f)} {
+	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), statusCommand(f), identifyCommand(f), versionCommand(f)} {
 		c.Args = usageArgs(c.Args)
 		root.AddCommand(c)
 	}

@@ -21,12 +21,17 @@ type Info struct {
 // String returns manufacturer, vendor string and firmware version for people.
 func (i Info) String() string {
 	vendor := strings.Join(strings.Fields(i.Vendor), " ") // it comes in four padded pieces
-	s := fmt.Sprintf("%s %s, firmware %d.%d.%d.%d", i.Manufacturer, vendor,
-		i.Firmware>>48, i.Firmware>>32&0xffff, i.Firmware>>16&0xffff, i.Firmware&0xffff)
+	s := fmt.Sprintf("%s %s, firmware %s", i.Manufacturer, vendor, i.FirmwareVersion())
 	if i.Simulator {
 		s += " (in software)"
 	}
 	return s
+}
+
+// FirmwareVersion returns the firmware's version as vendors write it: four
+// numbers.
+func (i Info) FirmwareVersion() string {
+	return fmt.Sprintf("%d.%d.%d.%d", i.Firmware>>48, i.Firmware>>32&0xffff, i.Firmware>>16&0xffff, i.Firmware&0xffff)
 }
 
 // Info returns what the chip said when it was opened.
