@@ -52,6 +52,9 @@ type Config struct {
 	// AllowSimulator lets software TPMs enrol. Whoever controls such a node's
 	// disk controls its key. For trials only.
 	AllowSimulator bool `toml:"allow_simulator,omitempty"`
+	// AllowWeakChips lets TPMs enrol whose firmware is known to give keys away,
+	// with assurance 0; min_assurance has to allow that too.
+	AllowWeakChips bool `toml:"allow_weak_chips,omitempty"`
 	// SimulatorRoots are PEM files with certificates of makers of simulators.
 	SimulatorRoots []string `toml:"simulator_roots,omitempty"`
 }

@@ -85,7 +85,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, Now: time.Now, EKRoots: ekRoots,
-		SimulatorRoots: simulatorRoots, AllowSimulator: config.AllowSimulator, MinAssurance: chancery.AssuranceLevel(config.MinAssurance),
+		SimulatorRoots: simulatorRoots, AllowSimulator: config.AllowSimulator, AllowWeakChips: config.AllowWeakChips, MinAssurance: chancery.AssuranceLevel(config.MinAssurance),
 		Life: time.Duration(config.CertificateLife), ReattestWindow: time.Duration(config.ReattestWindow), DNSSuffix: config.DNSSuffix})
 	if err != nil {
 		return cli.Usage("", "%s: %v", a.data.config(), err)

@@ -39,6 +39,9 @@ type Config struct {
 	// simulators, whatever they say.
 	SimulatorRoots *x509.CertPool
 	AllowSimulator bool
+	// AllowWeakChips lets chips enrol whose firmware is known to give keys
+	// away, with the assurance of software.
+	AllowWeakChips bool
 	// MinAssurance is the least that a chip must prove.
 	MinAssurance chancery.AssuranceLevel
 	// Life is the life of a certificate, at most the pointer record's MaxLife.

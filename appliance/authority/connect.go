@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"strconv"
 	"path"
 	"time"
 
@@ -276,12 +277,34 @@ func (c *connection) chip(context.Context) error {
 		}
 		c.facts.Assurance = chancery.AssuranceEK
 	}
+	if err := c.weak(); err != nil {
+		return err
+	}
 	if c.facts.Simulator && !c.a.AllowSimulator {
 		return refuse(403, "simulator", "for trials only: allow_simulator = true in the coordinator's configuration", "the chip is a simulator")
 	}
 	if c.facts.Assurance < c.a.MinAssurance {
 		return refuse(403, "assurance", "the chip has no EK certificate; the coordinator's min_assurance decides", "the chip proves assurance %q, the coordinator asks for %q", c.facts.Assurance, c.a.MinAssurance)
 	}
+	return nil
+}
+
+// weak refuses firmware that is known to give keys away. Where it is allowed
+// all the same, the chip proves no more than a file would.
+func (c *connection) weak() error {
+	firmware, err := strconv.ParseUint(c.req.Chip.Firmware, 16, 64)
+	if err != nil {
+		return refuse(400, "malformed", "", "the chip's firmware version is not 16 hexadecimal digits")
+	}
+	list := tpm.Weaknesses(c.req.Chip.Manufacturer, firmware)
+	if len(list) == 0 {
+		return nil
+	}
+	if !c.a.AllowWeakChips {
+		return refuse(403, "weak-chip", "update the chip's firmware, then make a new key; allow_weak_chips in the coordinator's configuration lets it in with assurance 0",
+			"the firmware of the chip gives keys away: %s", list[0])
+	}
+	c.facts.Assurance = chancery.AssuranceSoftware
 	return nil
 }
 

@@ -282,6 +282,11 @@ func TestChipRules(t *testing.T) {
 	platformed := n.Connection(channel.Exporter)
 	platformed.EKCertificate = platform
 
+	weak := n.Connection(channel.Exporter)
+	weak.Chip.Manufacturer, weak.Chip.Firmware = "STM", "0049000400000000" // 73.4, which ST lists
+	unsaid := n.Connection(channel.Exporter)
+	unsaid.Chip.Firmware = "73.4"
+
 	no := func(c *authority.Config) { c.SimulatorRoots = nil }
 	for _, test := range []struct {
 		what, code string
@@ -295,6 +300,9 @@ func TestChipRules(t *testing.T) {
 		{"a simulator without certificate", "simulator", without, []func(*authority.Config){func(c *authority.Config) {
 			c.AllowSimulator, c.MinAssurance = false, chancery.AssuranceTPM
 		}}},
+		{"firmware that gives keys away", "weak-chip", weak, nil},
+		{"the same, allowed, where more is asked", "assurance", weak, []func(*authority.Config){func(c *authority.Config) { c.AllowWeakChips = true }}},
+		{"firmware of no version", "malformed", unsaid, nil},
 		{"too little assurance", "assurance", good, []func(*authority.Config){func(c *authority.Config) { c.MinAssurance = chancery.AssuranceQuote }}},
 		{"an EK certificate that has expired", "evidence-ek-certificate", good, []func(*authority.Config){func(c *authority.Config) {
 			c.Now = func() time.Time { return w.Clock.Now().AddDate(-100, 0, 0) }
@@ -319,6 +327,21 @@ func TestChipRules(t *testing.T) {
 	}
 	if a := w.issued(v).Assurance; a.Level != chancery.AssuranceTPM || !a.Simulator {
 		t.Errorf("without an EK certificate the assurance is %v, simulator %t", a.Level, a.Simulator)
+	}
+
+	// A chip that gives keys away proves no more than a file, certificate or not.
+	lenient := w.With(func(c *authority.Config) { c.AllowWeakChips, c.MinAssurance = true, chancery.AssuranceSoftware })
+	leaky := w.other("edge-2")
+	request := leaky.Connection(channel.Exporter)
+	request.Chip.Manufacturer, request.Chip.Firmware = weak.Chip.Manufacturer, weak.Chip.Firmware
+	if answer, err = lenient.Connect(t.Context(), channel, request); err != nil {
+		t.Fatal(err)
+	}
+	if v, err = lenient.Submit(t.Context(), w.intake(answer), leaky.Submission(answer)); err != nil {
+		t.Fatal(err)
+	}
+	if a := w.issued(v).Assurance; a.Level != chancery.AssuranceSoftware {
+		t.Errorf("with a chip that gives keys away the assurance is %v", a.Level)
 	}
 	w.Check()
 }
