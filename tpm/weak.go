@@ -63,12 +63,15 @@ var weakFirmware = []struct {
 	{"STM", v(74, 9, 0, 0), v(74, 9, 0xffff, 0xffff), tpmFailST},
 	{"STM", v(74, 16, 0, 0), v(74, 16, 0xffff, 0xffff), tpmFailST},
 
-	// Intel PTT has the version of its CSME: before 11.8.70, 11.11.70, 11.22.70
-	// and 12.0.45.
+	// Intel PTT has the version of its CSME: before 11.8.70, 11.11.70, 11.22.70,
+	// 12.0.45 and 14.0.10; or of its TXE: before 3.1.70 and 4.0.20.
 	{"INTC", v(11, 0, 0, 0), v(11, 8, 69, 0xffff), tpmFailIntel},
 	{"INTC", v(11, 10, 0, 0), v(11, 11, 69, 0xffff), tpmFailIntel},
 	{"INTC", v(11, 20, 0, 0), v(11, 22, 69, 0xffff), tpmFailIntel},
 	{"INTC", v(12, 0, 0, 0), v(12, 0, 44, 0xffff), tpmFailIntel},
+	{"INTC", v(14, 0, 0, 0), v(14, 0, 9, 0xffff), tpmFailIntel},
+	{"INTC", v(3, 0, 0, 0), v(3, 1, 69, 0xffff), tpmFailIntel},
+	{"INTC", v(4, 0, 0, 0), v(4, 0, 19, 0xffff), tpmFailIntel},
 	// The versions with which the authors did it.
 	{"INTC", v(11, 5, 0, 1058), v(11, 6, 10, 1196), nineSignatures},
 	{"INTC", v(303, 12, 0, 0), v(303, 12, 0, 0), nineSignatures},
