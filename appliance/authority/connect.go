@@ -6,8 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"strconv"
 	"path"
+	"strconv"
 	"time"
 
 	"github.com/chancery-pki/chancery"
