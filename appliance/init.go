@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net/url"
 	"os"
@@ -161,15 +162,20 @@ func (a *app) init(ctx context.Context, f *initFlags) error {
 	if _, err := os.Stat(a.data.config()); !errors.Is(err, fs.ErrNotExist) {
 		return cli.Failure("start it with: chancery serve", "there is a coordinator in %s already; nothing was changed", a.data)
 	}
+	if f.simulator {
+		if _, err := os.Stat(a.data.softhsm()); !errors.Is(err, fs.ErrNotExist) {
+			return cli.Failure("it is a trial and has issued nothing: remove "+string(a.data)+" and repeat", "an earlier init was interrupted and left a token in %s", a.data.softhsm())
+		}
+	}
+	if _, err := os.Stat(a.data.store()); !errors.Is(err, fs.ErrNotExist) {
+		return cli.Failure("it has issued nothing: remove "+a.data.store()+" and repeat", "an earlier init was interrupted and left %s; nothing was changed", a.data.store())
+	}
 	if f.ceremony != "" && !f.yes {
 		if err := confirm(ctx, plan.summary(string(a.data), config)); err != nil {
 			return err
 		}
 	}
 	if f.simulator {
-		if _, err := os.Stat(a.data.softhsm()); !errors.Is(err, fs.ErrNotExist) {
-			return cli.Failure("it is a trial and has issued nothing: remove "+string(a.data)+" and repeat", "an earlier init was interrupted and left a token in %s", a.data.softhsm())
-		}
 		if config.HSM[0], err = trialToken(string(a.data.softhsm()), f.model); err != nil {
 			return err
 		}
@@ -205,18 +211,14 @@ func portOf(u *url.URL) string {
 // existing keys).
 func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initResult, error) {
 	began := time.Now()
-	made, err := a.generate(ctx, plan, config)
-	if err != nil {
-		return nil, err
-	}
-	public, err := a.firstKeys(ctx, config, made)
+	public, made, err := a.generate(plan, config)
 	if err != nil {
 		return nil, err
 	}
 	if err := checkKeys(config, public); err != nil {
 		return nil, err
 	}
-	pool, err := a.open(ctx, config, public)
+	pool, err := openTokens(ctx, config, chancery.FleetID{}, a.data.latch(), slog.New(slog.DiscardHandler), public)
 	if err != nil {
 		return nil, err
 	}
@@ -259,10 +261,17 @@ func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initRes
 			return nil, err
 		}
 	}
+	if err := a.writeData(ctx, p, pair, t.sign(sig)); err != nil {
+		return nil, err
+	}
 	if r.Shares, err = writeShares(plan.PIN.Directory, shares); err != nil {
 		return nil, err
 	}
-	return r, a.writeData(ctx, config, p, pair, t.sign(sig))
+	if err := config.write(a.data.config()); err != nil {
+		removeAll(r.Shares) // of a coordinator that is not
+		return nil, err
+	}
+	return r, nil
 }
 
 // take notes what is to be told of a token. The first one that holds CA:SK is
@@ -344,7 +353,8 @@ func warnings(s hsm.Status) (list []string) {
 	return list
 }
 
-func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer, pair, transcript []byte) error {
+// writeData writes what there is before the configuration.
+func (a *app) writeData(ctx context.Context, p *chancery.Pointer, pair, transcript []byte) error {
 	s, err := store.Open(ctx, a.data.store())
 	if err != nil {
 		return err
@@ -352,7 +362,7 @@ func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer
 	defer s.Close()
 	err = s.Update(ctx, func(tx *store.Tx) error { return tx.InsertPointer(p) })
 	if err != nil {
-		return cli.Failure("an earlier init was interrupted: remove "+a.data.store()+" and repeat", "%v", err)
+		return err
 	}
 	if err := durable.WriteFile(a.data.tlsKey(), pair); err != nil {
 		return err
@@ -360,10 +370,7 @@ func (a *app) writeData(ctx context.Context, config *Config, p *chancery.Pointer
 	if err := durable.WriteFile(a.data.pointer(), p.Marshal()); err != nil {
 		return err
 	}
-	if err := durable.WriteFile(a.data.transcript(), transcript); err != nil {
-		return err
-	}
-	return config.write(a.data.config())
+	return durable.WriteFile(a.data.transcript(), transcript)
 }
 
 // makeTLSKey makes the coordinator's TLS key and a certificate around it, in

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"log/slog"
-	"maps"
+	"fmt"
 	"slices"
 
 	"github.com/chancery-pki/chancery"
@@ -12,51 +10,115 @@ import (
 	"github.com/chancery-pki/chancery/internal/cli"
 )
 
-// open opens all tokens for the keys.
-func (a *app) open(ctx context.Context, config *Config, public map[string]chancery.PublicKey) (*hsm.Pool, error) {
-	return openTokens(ctx, config, chancery.FleetID{}, a.data.latch(), slog.New(slog.DiscardHandler), public)
+// A stock is what the tokens have of the keys before a ceremony, in the order
+// of the configuration.
+type stock []holding
+
+type holding struct {
+	device string // which token it is, however the table calls it
+	label  string
+	keys   map[string]chancery.PublicKey
+	taken  map[string]error // why a key that it has not cannot be made there
 }
 
-// firstKeys returns all public keys: those that were made are known, and of
-// each other one the first token that is used for it tells. So it is the plan
-// that decides, not which token answers first.
-func (a *app) firstKeys(ctx context.Context, config *Config, made map[string]chancery.PublicKey) (map[string]chancery.PublicKey, error) {
-	public := map[string]chancery.PublicKey{}
-	maps.Copy(public, made)
-	only := *config
-	only.HSM = slices.Clone(config.HSM)
-	missing := map[string]chancery.PublicKey{}
-	for i := range only.HSM {
-		var mine []string
-		for _, name := range keyNames {
-			_, known := public[name]
-			_, taken := missing[name]
-			if !known && !taken && only.HSM[i].serves(name) {
-				mine = append(mine, name)
-				missing[name] = chancery.PublicKey{}
-			}
-		}
-		only.HSM[i].Keys = mine
-		if mine == nil {
-			only.HSM[i].Keys = []string{"none"} // no keys would mean all
-		}
-	}
-	if len(missing) == 0 {
-		return public, nil
-	}
-	pool, err := a.open(ctx, &only, missing)
-	if err != nil {
-		return nil, err
-	}
-	defer pool.Close()
-	for name := range missing {
-		k, err := pool.Key(name)
+// survey looks for the keys in every token that is used for them. A token that
+// cannot be looked at is an error: the CA:SK that it may hold would get a
+// second one beside it.
+func (a *app) survey(config *Config) (stock, error) {
+	s := make(stock, len(config.HSM))
+	for i := range config.HSM {
+		h := &config.HSM[i]
+		err := h.within(func() (err error) { s[i], err = a.look(h, config); return err })
 		if err != nil {
 			return nil, err
 		}
-		public[name] = k.PublicKey()
+		if twin := slices.IndexFunc(s[:i], func(o holding) bool { return o.device == s[i].device }); twin >= 0 {
+			return nil, cli.Usage("name all of its keys in one table", "[[hsm]] %s and %s are one token", config.HSM[twin].URI, h.URI)
+		}
 	}
-	return public, nil
+	return s, nil
+}
+
+// look looks for those keys that one token is used for.
+func (a *app) look(h *HSMConfig, config *Config) (found holding, err error) {
+	uri, err := parseToken(h.URI)
+	if err != nil {
+		return found, err
+	}
+	t, err := hsm.Open(uri, hsm.Options{Sessions: 1, Latch: a.data.latch(), Wrappable: h.Wrappable})
+	if err != nil {
+		return found, err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	device := []string{uri.ModulePath, uri.ModuleName, t.Info().Label, t.Info().Serial, fmt.Sprint(h.Environment)}
+	found = holding{fmt.Sprintf("%q", device), t.Info().Label, map[string]chancery.PublicKey{}, map[string]error{}}
+	for _, name := range keyNames {
+		if !h.serves(name) {
+			continue
+		}
+		uri, err := config.Keys.uri(name)
+		if err != nil {
+			return found, err
+		}
+		switch k, err := t.FindKey(uri); {
+		case err == nil:
+			found.keys[name] = k.PublicKey()
+		case is[*hsm.KeyNotFoundError](err):
+			found.taken[name] = t.Free(uri)
+		default:
+			return found, err
+		}
+	}
+	return found, nil
+}
+
+// first returns the first token that has the key. So it is the plan that
+// decides what CA:SK is, not which token answers first.
+func (s stock) first(name string) (i int, found bool) {
+	for i := range s {
+		if _, ok := s[i].keys[name]; ok {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// homes decides, of each key, which token has it, or is to make it: then the
+// first one that is used for it. It finds out what would keep the coordinator
+// from starting afterwards.
+func (s stock) homes(plan *Plan, config *Config) (homes map[string]int, missing []string, err error) {
+	homes = map[string]int{}
+	for _, name := range keyNames {
+		i, found := s.first(name)
+		switch {
+		case found && !plan.ExistingKeys:
+			return nil, nil, cli.Failure("if an earlier init made it: "+plan.existing(), "the token %q has the key %s (%s) already", s[i].label, name, config.Keys.named(name))
+		case !found:
+			if uri, err := config.Keys.uri(name); err != nil || uri.Object == "" {
+				return nil, nil, errors.Join(err, cli.Usage("name it by object, or generate it with the vendor's tools first", "no token has the key %s, and %s has no label to generate it under", name, config.Keys.named(name)))
+			}
+			i = slices.IndexFunc(config.HSM, func(h HSMConfig) bool { return h.serves(name) })
+			if err := s[i].taken[name]; err != nil {
+				return nil, nil, err
+			}
+			missing = append(missing, name)
+		}
+		homes[name] = i
+	}
+	for _, name := range keyNames {
+		i := homes[name]
+		for _, other := range keyNames {
+			if homes[other] == i || !config.HSM[i].serves(other) {
+				continue
+			}
+			// A token without all of its keys is not put into service.
+			if have, ok := s[i].keys[other]; !ok || !have.Equal(s[homes[other]].keys[other]) {
+				return nil, nil, cli.Usage(fmt.Sprintf("bring it there first, or leave %s out of the keys of that [[hsm]] table", other),
+					"the token %q is to serve the key %s, and is used for the key %s too, which it does not share with the token %q", s[i].label, name, other, s[homes[other]].label)
+			}
+		}
+	}
+	return homes, missing, nil
 }
 
 // checkKeys refuses keys that do not do.
@@ -75,38 +137,42 @@ func checkKeys(config *Config, public map[string]chancery.PublicKey) error {
 	return nil
 }
 
-// generate makes the keys, each in the first token that is used for it, and
-// returns those that it made.
-func (a *app) generate(ctx context.Context, plan *Plan, config *Config) (made map[string]chancery.PublicKey, err error) {
-	made = map[string]chancery.PublicKey{}
-	if plan.ExistingKeys {
-		// Not every module can generate, and none has to if all keys are there.
-		if _, err := a.firstKeys(ctx, config, nil); !is[*hsm.KeyNotFoundError](err) {
-			return made, err
-		}
+// generate makes those of the keys that no token has, and returns the public
+// halves of all and the names of those that it made.
+func (a *app) generate(plan *Plan, config *Config) (public map[string]chancery.PublicKey, made []string, err error) {
+	s, err := a.survey(config)
+	if err != nil {
+		return nil, nil, err
 	}
-	done := map[string]bool{}
+	homes, missing, err := s.homes(plan, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	public = map[string]chancery.PublicKey{}
 	for i := range config.HSM {
-		h := &config.HSM[i]
 		var mine []string
 		for _, name := range keyNames {
-			if h.serves(name) && !done[name] {
-				done[name] = true
+			switch {
+			case homes[name] != i:
+			case slices.Contains(missing, name):
 				mine = append(mine, name)
+			default:
+				public[name] = s[i].keys[name]
 			}
 		}
 		if mine == nil {
 			continue
 		}
-		if err := h.within(func() error { return a.generateIn(h, mine, plan, config, made) }); err != nil {
-			return nil, err
+		h := &config.HSM[i]
+		if err := h.within(func() error { return a.generateIn(h, mine, plan, config, public) }); err != nil {
+			return nil, nil, err
 		}
 	}
-	return made, nil
+	return public, missing, nil
 }
 
-// generateIn makes keys in one token.
-func (a *app) generateIn(h *HSMConfig, names []string, plan *Plan, config *Config, made map[string]chancery.PublicKey) (err error) {
+// generateIn makes keys in one token and adds their public halves.
+func (a *app) generateIn(h *HSMConfig, names []string, plan *Plan, config *Config, public map[string]chancery.PublicKey) (err error) {
 	uri, err := parseToken(h.URI)
 	if err != nil {
 		return err
@@ -115,54 +181,14 @@ func (a *app) generateIn(h *HSMConfig, names []string, plan *Plan, config *Confi
 	if err != nil {
 		return err
 	}
-	var there []string
-	defer func() {
-		err = errors.Join(err, c.Close())
-		if err == nil {
-			err = halves(uri, hsm.Options{Latch: a.data.latch(), Wrappable: h.Wrappable, Sessions: 1}, there)
-		}
-	}()
+	defer func() { err = errors.Join(err, c.Close()) }()
 	for _, name := range names {
 		key, err := config.Keys.uri(name)
 		if err != nil {
 			return err
 		}
-		if key.Object == "" {
-			if !plan.ExistingKeys {
-				return cli.Usage("name it by object, or generate it otherwise and repeat with --existing-keys", "the key %s has no label to be generated under", name)
-			}
-			continue // it is there, or opening the tokens will tell
-		}
-		public, err := c.Generate(key, plan.Wrappable)
-		switch {
-		case is[*hsm.KeyExistsError](err) && plan.ExistingKeys: // and those that are missing are made
-			there = append(there, key.Object)
-		case is[*hsm.KeyExistsError](err):
-			return cli.Failure("if an earlier init made it, repeat with --existing-keys", "%v", err)
-		case err != nil:
+		if public[name], err = c.Generate(key, plan.Wrappable); err != nil {
 			return err
-		default:
-			made[name] = public
-		}
-	}
-	return nil
-}
-
-// halves looks for keys of which an interrupted ceremony left the public half
-// alone: something has the label, and no private key does.
-func halves(uri hsm.URI, opts hsm.Options, labels []string) (err error) {
-	if len(labels) == 0 {
-		return nil
-	}
-	t, err := hsm.Open(uri, opts)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, t.Close()) }()
-	for _, label := range labels {
-		if _, err := t.Key(label); is[*hsm.KeyNotFoundError](err) {
-			return &cli.Error{Code: cli.ExitNoToken, Err: err, Tip: "an earlier init was interrupted while the token made it; delete the half that is there and repeat: " +
-				"pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type pubkey --label " + label}
 		}
 	}
 	return nil

@@ -55,7 +55,7 @@ func exitCode(err error) error {
 	}
 	// A URI that was parsed and still cannot be used names a module that is
 	// not there.
-	for _, token := range []func(error) bool{is[*hsm.URIError], is[*hsm.PINError], is[*hsm.LatchedError], is[*hsm.PINSourceError], is[*hsm.TokenError], is[*hsm.KeyNotFoundError], is[*hsm.KeyRefusedError], is[*hsm.Error], is[*hsm.FaultError]} {
+	for _, token := range []func(error) bool{is[*hsm.URIError], is[*hsm.PINError], is[*hsm.LatchedError], is[*hsm.PINSourceError], is[*hsm.TokenError], is[*hsm.KeyNotFoundError], is[*hsm.KeyRefusedError], is[*hsm.KeyExistsError], is[*hsm.LatchDirError], is[*hsm.LatchFileError], is[*hsm.Error], is[*hsm.FaultError]} {
 		if token(err) {
 			return cli.WithCode(cli.ExitNoToken, err)
 		}

@@ -61,7 +61,11 @@ func (a *app) statusCommand() *cobra.Command {
 		err := a.out.Print(s, func(w io.Writer) {
 			fmt.Fprintf(w, "fleet    %s\n", s.Fleet)
 			for _, t := range s.Tokens {
-				fmt.Fprintf(w, "token    %s (%s, serial %s)%s, %s\n", t.Label, t.Model, t.Serial, simulated(t.Simulator), t.State)
+				name := t.URI // of one that was never up
+				if t.Label != "" {
+					name = fmt.Sprintf("%s (%s, serial %s)", t.Label, t.Model, t.Serial)
+				}
+				fmt.Fprintf(w, "token    %s%s, %s\n", name, simulated(t.Simulator), t.State)
 			}
 			fmt.Fprintf(w, "nodes    %d enrolled", s.Nodes)
 			if s.Simulators > 0 {

@@ -40,8 +40,9 @@ type Plan struct {
 	// the vendor's means.
 	HSM  []HSMConfig `toml:"hsm"`
 	Keys KeysConfig  `toml:"keys,omitempty"`
-	// ExistingKeys goes on with keys that are in the tokens; missing ones are
-	// generated. Default false: a key that is there is an error.
+	// ExistingKeys goes on with keys that are in the tokens; those that none of
+	// their tokens has are generated. Default false: a key that is in any of
+	// its tokens is an error.
 	ExistingKeys bool `toml:"existing_keys,omitempty"`
 	// Wrappable generates keys that can be backed up to another token: see
 	// docs/hsm.md for the price. Default false.
@@ -100,6 +101,14 @@ func strictTOML(file string, b []byte, v any) error {
 		return cli.Usage("", "%s: %v", file, err)
 	}
 	return nil
+}
+
+// existing tells how to go on with keys that are in the tokens.
+func (p *Plan) existing() string {
+	if p.hash != [32]byte{} {
+		return "add existing_keys = true to the file, which is then another plan, and repeat"
+	}
+	return "repeat with --existing-keys"
 }
 
 // summary says what the plan will do, for [confirm]. What others wrote is
@@ -193,6 +202,15 @@ func (p *PINPlan) check() error {
 	}
 	if err != nil {
 		return cli.Usage("mount it, or create it with mode 0700", "the directory for the shares cannot be used: %v", err)
+	}
+	// It may be read-only, full, or somebody else's.
+	trial, err := os.CreateTemp(p.Directory, ".trial-*")
+	if err != nil {
+		return cli.Usage("it must be writable for this user", "the directory for the shares cannot be used: %v", err)
+	}
+	err = errors.Join(trial.Close(), os.Remove(trial.Name()))
+	if err != nil {
+		return cli.Usage("", "the directory for the shares cannot be used: %v", err)
 	}
 	// How many of how many is for package share to judge, which says why.
 	_, err = share.Split([]byte{0}, "trial", p.Threshold, p.Shares)

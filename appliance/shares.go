@@ -42,9 +42,7 @@ func splitPIN(plan *Plan, config *Config) ([]share.Share, error) {
 func writeShares(dir string, shares []share.Share) (files []string, err error) {
 	defer func() {
 		if err != nil {
-			for _, f := range files {
-				os.Remove(f)
-			}
+			removeAll(files)
 		}
 	}()
 	for _, s := range shares {
@@ -59,6 +57,12 @@ func writeShares(dir string, shares []share.Share) (files []string, err error) {
 		files = append(files, file)
 	}
 	return files, nil
+}
+
+func removeAll(files []string) {
+	for _, f := range files {
+		os.Remove(f)
+	}
 }
 
 func wipe(shares []share.Share) {
@@ -114,8 +118,8 @@ or of another set is an error: no wrong PIN comes out of it.`, Args: cobra.Minim
 			return err
 		}
 		defer clear(pin)
-		if err := durable.WriteFile(out, pin); err != nil {
-			return cli.Failure("", "%v", err)
+		if err := durable.CreateFile(out, pin); err != nil {
+			return cli.Failure("choose another file, or remove that one", "%v", err)
 		}
 		return a.out.Print(map[string]string{"pin_file": out}, func(w io.Writer) { fmt.Fprintf(w, "wrote the PIN to %s\n", out) })
 	}}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -77,18 +78,25 @@ func parseToken(s string) (hsm.URI, error) {
 
 // check finds what is wrong with the tokens and keys.
 func (c *Config) checkTokens() error {
+	seen := map[string]bool{}
 	for i := range c.HSM {
 		h := &c.HSM[i]
-		if _, err := parseToken(h.URI); err != nil {
+		t, _, err := h.token(nil)
+		if err != nil {
 			return err
 		}
+		if err := t.Check(); err != nil {
+			return cli.Usage("", "the token %s: %v", h.URI, err)
+		}
+		device := t.URI.String() + fmt.Sprint(h.Environment)
+		if seen[device] {
+			return cli.Usage("name all of its keys in one table", "two [[hsm]] tables are for the token %s", h.URI)
+		}
+		seen[device] = true
 		for _, k := range h.Keys {
 			if !slices.Contains(keyNames, k) {
 				return cli.Usage("keys are "+strings.Join(keyNames, ", "), "the token %s: no key is called %q", h.URI, k)
 			}
-		}
-		if h.Sessions < 0 || h.Deadline < 0 || h.KeepAlive < 0 {
-			return cli.Usage("", "the token %s: sessions %d, deadline %s and keep_alive %s must not be below 0", h.URI, h.Sessions, time.Duration(h.Deadline), time.Duration(h.KeepAlive))
 		}
 	}
 	for _, name := range keyNames {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,7 @@ func (t *transcript) line(name, format string, args ...any) {
 }
 
 // writeTranscript tells what was done. pool has tried all of its tokens.
-func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery.Pointer, made map[string]chancery.PublicKey, shares []share.Share) *transcript {
+func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery.Pointer, made []string, shares []share.Share) *transcript {
 	t := &transcript{}
 	t.WriteString(transcriptFirst)
 	t.line("title", "%q", p.Title)
@@ -53,12 +54,13 @@ func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery
 	for _, s := range pool.Status() {
 		t.WriteString("\n")
 		i := s.Info
-		t.line("token", "%q", i.Label)
-		t.line("  uri", "%s", s.URI)
 		if s.State != hsm.Up {
+			t.line("token", "%s", s.URI)
 			t.line("  state", "%s: %q", s.State, fmt.Sprint(s.Err))
 			continue
 		}
+		t.line("token", "%q", i.Label)
+		t.line("  uri", "%s", s.URI)
 		t.line("  serial", "%q", i.Serial)
 		t.line("  device", "%q of %q, hardware %s, firmware %s", i.Model, i.Manufacturer, i.Hardware, i.Firmware)
 		t.line("  library", "%q", i.Library)
@@ -69,9 +71,12 @@ func writeTranscript(p *Plan, began time.Time, pool *hsm.Pool, pointer *chancery
 			a := k.Attributes
 			t.line("  key", "%s, labelled %q, CKA_ID %s", k.Name, k.Label, hex.EncodeToString(a.ID))
 			t.line("    public", "%s", k.Public)
-			if _, new := made[k.Name]; new && k.Attributes.Local == hsm.Yes {
+			switch new := slices.Contains(made, k.Name); {
+			case new && a.Local == hsm.Yes:
 				t.line("    origin", "generated in this ceremony")
-			} else {
+			case new && a.Local == hsm.Unknown:
+				t.line("    origin", "generated in this ceremony; the token does not tell whether here")
+			default:
 				t.line("    origin", "there before this ceremony")
 			}
 			t.line("    attributes", "SENSITIVE %s, ALWAYS_SENSITIVE %s, EXTRACTABLE %s, NEVER_EXTRACTABLE %s, LOCAL %s, WRAP_WITH_TRUSTED %s",

@@ -16,19 +16,31 @@ import (
 	"github.com/chancery-pki/chancery"
 )
 
-// A KeyExistsError is a label that [Generate] found taken.
+// A KeyExistsError is a label or a CKA_ID that is taken, see [Token.Free].
 type KeyExistsError struct {
 	Token string
 	Label string
+	ID    []byte // if it is the CKA_ID that is taken, and not the label
+	Half  bool   // all that has the label is the public half of a key
 }
 
 func (e *KeyExistsError) Error() string {
+	switch {
+	case len(e.ID) > 0:
+		return fmt.Sprintf("token %q already has a key with CKA_ID %x, under another label than %q", e.Token, e.ID, e.Label)
+	case e.Half:
+		return fmt.Sprintf("token %q already has the public half of a key labelled %q", e.Token, e.Label)
+	}
 	return fmt.Sprintf("token %q already has a key labelled %q", e.Token, e.Label)
 }
 
 // Hint tells how to go on.
 func (e *KeyExistsError) Hint() string {
-	return "use the key that is there, or choose another label; nothing was changed"
+	if e.Half {
+		return "a ceremony was interrupted while the token made it; delete the half that is there and repeat: " +
+			"pkcs11-tool --module MODULE --token-label LABEL --login --delete-object --type pubkey --label " + e.Label
+	}
+	return "use the key that is there, or choose another name; nothing was changed"
 }
 
 // A Ceremony is a token that is open for the day its keys are made, and for
@@ -100,7 +112,7 @@ func (c *Ceremony) Info() Info { return c.slot.info }
 // Generate makes a P-256 key pair on the token: kept by the token, sensitive,
 // not extractable, good for signing only, with the label (object) of the name,
 // and its CKA_ID (id), or a random one. It returns the public half. A name that
-// is taken is a [*KeyExistsError].
+// is taken is a [*KeyExistsError]; [Token.Free] tells more, and before.
 //
 // A key that is wrappable is extractable instead, for a wrapping key that the
 // security officer trusts (CKA_WRAP_WITH_TRUSTED): it can be backed up, and
@@ -111,22 +123,29 @@ func (c *Ceremony) Generate(name URI, wrappable bool) (public chancery.PublicKey
 		return public, errors.New("generate key: the label is empty")
 	}
 	label, id := name.Object, []byte(name.ID)
-	exists := &KeyExistsError{Token: c.slot.info.Label, Label: label}
+	byLabel := &KeyExistsError{Token: c.slot.info.Label, Label: label}
+	byID := &KeyExistsError{Token: c.slot.info.Label, Label: label, ID: id}
 	for _, p := range c.publics {
-		if p.label == label || len(id) > 0 && bytes.Equal(p.id, id) {
-			return public, exists
+		switch {
+		case p.label == label:
+			return public, byLabel
+		case len(id) > 0 && bytes.Equal(p.id, id):
+			return public, byID
 		}
 	}
 	// A key that is missing is nil without an error.
 	there, err := c.ctx.FindKeyPairs(nil, []byte(label))
-	if err == nil && len(there) == 0 && len(id) > 0 {
+	if err == nil && len(there) > 0 {
+		return public, byLabel
+	}
+	if err == nil && len(id) > 0 {
 		there, err = c.ctx.FindKeyPairs(id, nil)
 	}
 	if err != nil {
 		return public, fmt.Errorf("look for key %q: %w", label, cause("C_FindObjects", err))
 	}
 	if len(there) > 0 {
-		return public, exists
+		return public, byID
 	}
 	if len(id) == 0 {
 		id = make([]byte, 20)

@@ -135,6 +135,31 @@ func (t *Token) FindKey(name URI) (*Key, error) {
 	return k, nil
 }
 
+// Free returns a [*KeyExistsError] if a key of the name cannot be generated
+// because something has its label (object) or its CKA_ID (id): another key, or
+// one half of a key that a ceremony did not complete.
+func (t *Token) Free(name URI) error {
+	return t.withSession(context.Background(), func(session *session) error {
+		count := map[uint]int{}
+		for _, by := range []URI{{Object: name.Object}, {ID: name.ID}} {
+			if by == (URI{}) {
+				continue
+			}
+			for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
+				found, err := t.module.find(session.handle, named(class, by)...)
+				if err != nil {
+					return err
+				}
+				count[class] = len(found)
+			}
+			if count[pkcs11.CKO_PRIVATE_KEY]+count[pkcs11.CKO_PUBLIC_KEY] > 0 {
+				return &KeyExistsError{Token: t.info.Label, Label: name.Object, ID: []byte(by.ID), Half: by.Object != "" && count[pkcs11.CKO_PRIVATE_KEY] == 0}
+			}
+		}
+		return nil
+	})
+}
+
 // nameOf is how messages call the key that a URI names.
 func nameOf(u URI) string {
 	if u.Object != "" {
@@ -143,8 +168,8 @@ func nameOf(u URI) string {
 	return hex.EncodeToString([]byte(u.ID))
 }
 
-// one finds the only object of the class and name.
-func (t *Token) one(s pkcs11.SessionHandle, class uint, name URI) (pkcs11.ObjectHandle, error) {
+// named is a template for the objects of the class and name.
+func named(class uint, name URI) []*pkcs11.Attribute {
 	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)}
 	if name.Object != "" {
 		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_LABEL, name.Object))
@@ -152,7 +177,12 @@ func (t *Token) one(s pkcs11.SessionHandle, class uint, name URI) (pkcs11.Object
 	if name.ID != "" {
 		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(name.ID)))
 	}
-	found, err := t.module.find(s, template...)
+	return template
+}
+
+// one finds the only object of the class and name.
+func (t *Token) one(s pkcs11.SessionHandle, class uint, name URI) (pkcs11.ObjectHandle, error) {
+	found, err := t.module.find(s, named(class, name)...)
 	if err != nil {
 		return 0, err
 	}

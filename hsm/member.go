@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -42,18 +43,32 @@ const (
 	maxSessions = 1024
 )
 
+// withDefaults fills in what is left out.
+func (c TokenConfig) withDefaults() TokenConfig {
+	c.Deadline = cmp.Or(c.Deadline, defaultDeadline)
+	c.KeepAlive = cmp.Or(c.KeepAlive, defaultKeepAlive)
+	c.Sessions = cmp.Or(c.Sessions, defaultSessions)
+	return c
+}
+
+// Check finds numbers that are out of bounds.
+func (c TokenConfig) Check() error {
+	c = c.withDefaults()
+	switch {
+	case c.Sessions < 1 || c.Sessions > maxSessions:
+		return fmt.Errorf("%d sessions, want from 1 to %d", c.Sessions, maxSessions)
+	case c.Deadline < minTime:
+		return fmt.Errorf("deadline %s, want at least %s", c.Deadline, minTime)
+	case c.KeepAlive < minTime:
+		return fmt.Errorf("keep-alive %s, want at least %s", c.KeepAlive, minTime)
+	}
+	return nil
+}
+
 func newMember(p *Pool, c TokenConfig) (*member, error) {
-	if c.Deadline == 0 {
-		c.Deadline = defaultDeadline
-	}
-	if c.KeepAlive == 0 {
-		c.KeepAlive = defaultKeepAlive
-	}
-	if c.Sessions == 0 {
-		c.Sessions = defaultSessions
-	}
-	if c.Deadline < minTime || c.KeepAlive < minTime || c.Sessions < 1 || c.Sessions > maxSessions {
-		return nil, fmt.Errorf("token %s: deadline %s and keep-alive %s must be at least %s, sessions %d from 1 to %d", c.URI, c.Deadline, c.KeepAlive, minTime, c.Sessions, maxSessions)
+	c = c.withDefaults()
+	if err := c.Check(); err != nil {
+		return nil, fmt.Errorf("token %s: %w", c.URI, err)
 	}
 	m := &member{pool: p, settled: make(chan struct{}), config: c, state: Connecting, since: time.Now(), tagKey: make([]byte, 32)}
 	rand.Read(m.tagKey)
