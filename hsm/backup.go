@@ -266,8 +266,9 @@ func (e *BackupError) Hint() string { return "use the file that chancery hsm bac
 // maxWrapped is far above a PrivateKeyInfo of any suite, in bytes.
 const maxWrapped = 1024
 
-// check returns the public half.
-func (w *WrappedKey) check() (chancery.PublicKey, error) {
+// PublicKey returns the public half, or a [*BackupError] if w is no backup that
+// [Restore] takes.
+func (w *WrappedKey) PublicKey() (chancery.PublicKey, error) {
 	public, err := chancery.ParsePublicKey(w.SPKI)
 	n := len(w.Wrapped)
 	switch {
@@ -288,7 +289,7 @@ func (w *WrappedKey) check() (chancery.PublicKey, error) {
 // a [*KeyExistsError]. It has the key sign a challenge, and takes it out again
 // if the signature does not verify under the public half that the backup names.
 func Restore(uri URI, opts Options, w *WrappedKey, wrapping []byte) (err error) {
-	public, err := w.check()
+	public, err := w.PublicKey()
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,8 @@ func (m *member) connect() (q *process, err error) {
 	}
 	q.watch = time.AfterFunc(time.Hour, q.watched)
 	q.watch.Stop()
-	q.conn.SetDeadline(time.Now().Add(connectTime))
+	opened := time.Now().Add(connectTime)
+	q.conn.SetDeadline(opened)
 	stop := make(chan struct{})
 	go func() { // closing the pool interrupts it
 		select {
@@ -41,7 +42,7 @@ func (m *member) connect() (q *process, err error) {
 	}()
 	keys, err := m.greet(q)
 	if err == nil {
-		err = m.challenge(q, keys)
+		err = m.challenge(q, keys, opened)
 	}
 	if err == nil {
 		err = m.pin(q, keys)
@@ -59,7 +60,9 @@ func (m *member) connect() (q *process, err error) {
 	case m.closed():
 		grace, err = loginGrace, ErrClosed
 	case ok && ne.Timeout():
-		grace, err = 0, &TimeoutError{Token: m.name(), Deadline: connectTime}
+		grace, err = 0, &TimeoutError{Token: m.name(), Deadline: connectTime, Opening: true}
+	case isA[*TimeoutError](err):
+		grace = 0
 	}
 	select {
 	case <-q.child.Done():
@@ -118,7 +121,8 @@ func (m *member) start() (*process, error) {
 		conn.Close()
 		return nil, fmt.Errorf("signer process: %w", err)
 	}
-	q := &process{member: m, pool: m.pool, child: c, wanted: m.config.Sessions, conn: conn.(*net.UnixConn), frames: newFrameReader(conn), ended: make(chan struct{})}
+	go func() { <-c.Done(); words.end() }()
+	q := &process{member: m, pool: m.pool, child: c, conn: conn.(*net.UnixConn), frames: newFrameReader(conn), ended: make(chan struct{})}
 	return q, nil
 }
 
@@ -144,7 +148,7 @@ func (m *member) environment() []string {
 
 // greet tells the process what to do, and returns the keys that it found.
 func (m *member) greet(q *process) ([]chancery.PublicKey, error) {
-	h := hello{URI: m.config.URI.String(), Sessions: m.config.Sessions, Latch: m.pool.config.Latch, Wrappable: m.config.Wrappable, TagKey: m.tagKey, Known: m.known}
+	h := hello{URI: m.config.URI.String(), Sessions: m.config.Sessions, Latch: m.pool.config.Latch, Wrappable: m.config.Wrappable, TagKey: m.tagKey, Known: m.known, Pause: growFactor * m.config.KeepAlive}
 	for _, i := range m.keys {
 		h.Keys = append(h.Keys, m.pool.config.Keys[i].Key.String())
 	}
@@ -159,9 +163,6 @@ func (m *member) greet(q *process) ([]chancery.PublicKey, error) {
 		return nil, fmt.Errorf("signer process: %w", errFrame)
 	}
 	q.info, q.keys, m.known = r.Info, r.Keys, r.PINTag
-	if r.Limit > 0 {
-		q.wanted = min(q.wanted, r.Limit)
-	}
 	keys := make([]chancery.PublicKey, len(r.Keys))
 	for i, k := range r.Keys {
 		var err error
@@ -217,24 +218,34 @@ func (q *process) expect(want byte, v any) error {
 // one, which finds everything cold, is not taken for its speed.
 const minChallenges = 3
 
-// challenge has the token sign random statements with each key in turn.
-func (m *member) challenge(q *process, keys []chancery.PublicKey) error {
+// challenge has the token sign random statements with each key in turn, each
+// within the deadline of signatures: those that wait for this token wait for
+// no longer than they would for its signature.
+func (m *member) challenge(q *process, keys []chancery.PublicKey, opened time.Time) error {
 	best := time.Duration(math.MaxInt64)
 	for i := range max(len(keys), minChallenges) {
 		key := i % len(keys)
 		digest := m.challengeDigest(keys[key])
 		frame := appendSign(beginFrame(nil), uint32(i), key, digest)
+		due := time.Now().Add(m.config.Deadline)
+		if due.Before(opened) {
+			q.conn.SetDeadline(due)
+			if m.closed() { // and that deadline was overwritten
+				return ErrClosed
+			}
+		}
 		if _, err := q.conn.Write(endFrame(frame, frameSign)); err != nil {
 			return q.crashed(err)
 		}
-		kind, body, err := q.frames.next()
+		body, err := q.nextSigned()
+		if errors.Is(err, os.ErrDeadlineExceeded) && due.Before(opened) && !m.closed() {
+			return &TimeoutError{Token: q.info.Label, Deadline: m.config.Deadline}
+		}
 		if err != nil {
 			return q.crashed(err)
 		}
 		var got []signed
-		if kind == frameSigned {
-			err = eachSigned(body, func(s signed) { got = append(got, s) })
-		}
+		err = eachSigned(body, func(s signed) { got = append(got, s) })
 		if err != nil || len(got) != 1 || got[0].id != uint32(i) {
 			return fmt.Errorf("signer process: %w", errors.Join(err, errFrame))
 		}

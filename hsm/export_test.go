@@ -17,3 +17,15 @@ func MayLogin(flags uint) error {
 
 // ReadPIN reads the PIN that a URI points to.
 var ReadPIN = readPIN
+
+// Padded takes the padding off a text of CK_TOKEN_INFO.
+var Padded = padded
+
+// LatchRefused has the latch remember that a token refused the PIN.
+func LatchRefused(l Latch, label, serial string) error {
+	a, err := l.begin(slot{info: Info{Label: label, Serial: serial}, flags: pkcs11.CKF_USER_PIN_INITIALIZED}, false)
+	if err != nil {
+		return err
+	}
+	return a.end(failed("C_Login", pkcs11.Error(pkcs11.CKR_PIN_INCORRECT)))
+}

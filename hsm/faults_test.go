@@ -298,6 +298,10 @@ func TestFaults(t *testing.T) {
 		{"the slot list is away for a while", both(gone, returns("C_GetSlotList", pkcs11.CKR_DEVICE_ERROR, 3)), replaced, "C_GetSlotList: CKR_DEVICE_ERROR", nil},
 		{"login fails on the way to the device", both(gone, returns("C_Login", pkcs11.CKR_DEVICE_ERROR, 3)), replaced, "C_Login: CKR_DEVICE_ERROR", nil},
 		{"crash in login, PIN known", both(gone, does("C_Login", device.Segfault, 3)), replaced, "the signer process crashed", nil},
+		{"hang at the challenge", func(b *bench) {
+			check(b.t, syscall.Kill(b.status().Signer, syscall.SIGKILL))
+			b.inject(device.Fault{Function: "C_Sign", Kind: device.Hang}) // before the next one has started
+		}, stuck, "did not answer within 2s", (*bench).clear},
 		{"wrong signature at the challenge", both(gone, does("C_Sign", device.WrongSignature, 0)), stuck, "wrong signature", (*bench).clear},
 		{"0xA0 PIN refused at the next start", both(gone, returns("C_Login", pkcs11.CKR_PIN_INCORRECT, 1)), stuck, "CKR_PIN_INCORRECT", (*bench).release},
 		{"0xA4 PIN locked at the next start", both(gone, returns("C_Login", pkcs11.CKR_PIN_LOCKED, 1)), stuck, "CKR_PIN_LOCKED", (*bench).release},

@@ -59,12 +59,12 @@ type LatchedError struct {
 }
 
 func (e *LatchedError) Error() string {
-	return fmt.Sprintf("token %q is latched since %s: %s", e.Token, e.Since.UTC().Format(time.RFC3339), reasonText(e.Reason))
+	return fmt.Sprintf("token %q with serial %s is latched since %s: %s", e.Token, e.Serial, e.Since.UTC().Format(time.RFC3339), reasonText(e.Reason))
 }
 
 // Hint tells how to release it.
 func (e *LatchedError) Hint() string {
-	return "correct the PIN file, then allow one more try with: chancery hsm unlatch"
+	return unlatchHint(e.Serial)
 }
 
 // reasonInDoubt is the reason of a latch after logins without an answer.
@@ -104,7 +104,7 @@ func (l Latch) Entries() ([]LatchEntry, error) {
 	}
 	var list []LatchEntry
 	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), entrySuffix) || strings.HasPrefix(f.Name(), ".") {
+		if !strings.HasSuffix(f.Name(), entrySuffix) { // a lock, or one that is being written
 			continue
 		}
 		e, err := readEntry(filepath.Join(string(l), f.Name()))

@@ -636,6 +636,27 @@ func TestLatchWithBrokenEntry(t *testing.T) {
 	}
 }
 
+// Whatever a token calls itself, its latch is listed and can be released.
+func TestLatchOfOddNames(t *testing.T) {
+	for _, name := range []struct{ label, serial string }{
+		{"", "1"}, {"", ""}, {".", ".."}, {"a/b", "c.json"}, {hsm.Padded("t\xffken"), hsm.Padded("1\x002")},
+	} {
+		latch := hsm.Latch(filepath.Join(t.TempDir(), "latch"))
+		wantPINError(t, hsm.LatchRefused(latch, name.label, name.serial), "CKR_PIN_INCORRECT")
+		list, err := latch.Entries()
+		check(t, err)
+		if len(list) != 1 || list[0].Token != name.label || list[0].Serial != name.serial || !list[0].Latched() {
+			t.Errorf("%q: listed are %+v", name, list)
+			continue
+		}
+		if err := hsm.LatchRefused(latch, name.label, name.serial); !isA[*hsm.LatchedError](err) {
+			t.Errorf("%q: error %v, want that it is latched", name, err)
+		}
+		check(t, latch.Release(list[0].Token, list[0].Serial, false))
+		wantPINError(t, hsm.LatchRefused(latch, name.label, name.serial), "CKR_PIN_INCORRECT")
+	}
+}
+
 func onlyMatch(t *testing.T, dir, pattern string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(dir, pattern))

@@ -100,9 +100,6 @@ const (
 	// a fault is remembered longer.
 	steady      = 10 * time.Second
 	faultMemory = time.Hour
-	// roomPause is how long a process goes on with fewer sessions than wanted
-	// before a new one looks whether there are more.
-	roomPause = time.Minute
 )
 
 // run keeps a signer process until the pool closes.
@@ -162,8 +159,6 @@ func (m *member) outcome(err error) {
 func (m *member) pauseAfter(failures int, err error) time.Duration {
 	limit := longPause
 	switch {
-	case isA[*roomError](err):
-		return 0
 	case isA[*LatchedError](err) || isA[*PINError](err):
 		return latchPause // a look at the latch costs nothing
 	case isA[*FaultError](err):
@@ -190,7 +185,6 @@ func isA[E error](err error) bool {
 // serve lets the process sign until it ends, and returns why it did.
 func (m *member) serve(q *process) error {
 	m.up(q)
-	began := time.Now()
 	tick := time.NewTicker(m.config.KeepAlive / 2)
 	defer tick.Stop()
 	for {
@@ -207,12 +201,7 @@ func (m *member) serve(q *process) error {
 		case <-m.pool.closing:
 			m.end(q, ErrClosed)
 		case <-tick.C:
-			if !m.keepAlive(q) {
-				continue
-			}
-			if q.info.Sessions < q.wanted && time.Since(began) > roomPause {
-				m.end(q, &roomError{q.info.Sessions, q.wanted})
-			}
+			m.keepAlive(q)
 		}
 	}
 }
@@ -221,13 +210,6 @@ func (m *member) end(q *process, err error) {
 	m.pool.mu.Lock()
 	defer m.pool.mu.Unlock()
 	q.end(err)
-}
-
-// A roomError is a process that makes room for one with more sessions.
-type roomError struct{ have, want int }
-
-func (e *roomError) Error() string {
-	return fmt.Sprintf("a new signer process looks for more than %d of %d sessions", e.have, e.want)
 }
 
 // bury sees to it that the process is gone: it may have things to give back,
@@ -260,12 +242,13 @@ func (m *member) up(q *process) {
 	for i, k := range q.keys {
 		m.attributes[m.keys[i]] = k.Attributes
 	}
+	sessions := q.info.Sessions
 	to := m.pool.advance()
 	m.pool.mu.Unlock()
 	m.reported = ""
 	go q.read()
 	flush(to)
-	m.log(slog.LevelInfo, "token is in service", "sessions", q.info.Sessions, "signer", q.child.PID())
+	m.log(slog.LevelInfo, "token is in service", "sessions", sessions, "signer", q.child.PID())
 }
 
 // out notes why there is no process. The caller holds mu.
@@ -277,7 +260,7 @@ func (m *member) out(err error) {
 	case isA[*WrongKeyError](err) || isA[*KeyNotFoundError](err) || isA[*KeyRefusedError](err):
 		state = Refused
 	}
-	if m.state != state {
+	if m.state != state || isA[*PINError](err) { // which was a login, even if it was latched before
 		m.since = time.Now()
 	}
 	m.process, m.state, m.err = nil, state, err
@@ -289,10 +272,6 @@ func (m *member) report(err error) {
 		return
 	}
 	m.reported = err.Error()
-	if isA[*roomError](err) {
-		m.log(slog.LevelInfo, err.Error())
-		return
-	}
 	args := []any{"error", err}
 	if h, ok := errors.AsType[hinter](err); ok {
 		args = append(args, "hint", h.Hint())
@@ -301,7 +280,10 @@ func (m *member) report(err error) {
 }
 
 func (m *member) log(level slog.Level, message string, args ...any) {
-	m.pool.config.Logger.Log(context.Background(), level, message, append([]any{"token", m.name()}, args...)...)
+	m.pool.mu.Lock()
+	about := []any{"token", m.name(), "serial", m.info.Serial}
+	m.pool.mu.Unlock()
+	m.pool.config.Logger.Log(context.Background(), level, message, append(about, args...)...)
 }
 
 // name is how messages call the token.
@@ -313,20 +295,16 @@ func (m *member) name() string {
 }
 
 // keepAlive uses sessions that may have been idle, so that a device does not
-// drop them, and a token that is gone is noticed before somebody needs it. It
-// returns false if the process is busy, or no longer there.
-func (m *member) keepAlive(q *process) bool {
+// drop them, and a token that is gone is noticed before somebody needs it. A
+// process that is busy is left alone.
+func (m *member) keepAlive(q *process) {
 	m.pool.mu.Lock()
 	used := q.signed
 	q.signed = 0
-	if q.over || len(q.flight) > 0 {
-		m.pool.mu.Unlock()
-		return false
-	}
 	// Sessions take turns, so that twice as many signatures have used them all.
-	if used >= 2*q.info.Sessions {
+	if q.over || len(q.flight) > 0 || used >= 2*q.info.Sessions {
 		m.pool.mu.Unlock()
-		return true
+		return
 	}
 	asked := make([]*request, q.info.Sessions)
 	index := m.keys[0]
@@ -342,15 +320,14 @@ func (m *member) keepAlive(q *process) bool {
 		select {
 		case a = <-r.answer: // the watch sees to it that there is one
 		case <-m.pool.closing:
-			return false
+			return
 		}
 		if a.err != nil {
-			return false
+			return
 		}
 		if _, err := accept(public, a.raw, r.digest); err != nil {
 			q.fault(&FaultError{Label: m.pool.config.Keys[index].Name, Err: err})
-			return false
+			return
 		}
 	}
-	return true
 }

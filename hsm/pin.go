@@ -141,15 +141,16 @@ func asString(pin []byte) string { return unsafe.String(unsafe.SliceData(pin), l
 // A PINError is a token that refuses the user PIN, or one that is not asked
 // because a wrong PIN would be one of its last tries.
 type PINError struct {
-	Token string // label
-	Name  string // the code or flag, such as CKR_PIN_INCORRECT or CKF_USER_PIN_COUNT_LOW
+	Token  string // label
+	Serial string
+	Name   string // the code or flag, such as CKR_PIN_INCORRECT or CKF_USER_PIN_COUNT_LOW
 }
 
 func (e *PINError) Error() string {
 	if reason, ok := pinReasons[e.Name]; ok {
-		return fmt.Sprintf("token %q: %s (%s)", e.Token, reason, e.Name)
+		return fmt.Sprintf("token %q with serial %s: %s (%s)", e.Token, e.Serial, reason, e.Name)
 	}
-	return fmt.Sprintf("token %q: login refused (%s)", e.Token, e.Name)
+	return fmt.Sprintf("token %q with serial %s: login refused (%s)", e.Token, e.Serial, e.Name)
 }
 
 var pinReasons = map[string]string{
@@ -168,12 +169,15 @@ var pinReasons = map[string]string{
 // Hint tells the operator what to do with the token.
 func (e *PINError) Hint() string {
 	switch e.Name {
-	case "CKF_USER_PIN_COUNT_LOW":
-		return "correct the PIN file, then allow one more try with: chancery hsm unlatch"
 	case "CKF_USER_PIN_FINAL_TRY":
-		return "make sure that the PIN file is right, then allow the last try with: chancery hsm unlatch --final-try"
+		return "make sure that the PIN file is right, then allow the last try with: chancery hsm unlatch --final-try " + e.Serial
 	case "CKR_PIN_LOCKED", "CKF_USER_PIN_LOCKED", "CKR_PIN_EXPIRED", "CKR_USER_PIN_NOT_INITIALIZED", "CKF_USER_PIN_INITIALIZED":
 		return "the security officer sets a new user PIN: pkcs11-tool --module MODULE --token-label LABEL --init-pin --login --login-type so"
 	}
-	return "correct the PIN file, then allow one more try with: chancery hsm unlatch"
+	return unlatchHint(e.Serial)
+}
+
+// unlatchHint names the token by its serial number, for labels repeat.
+func unlatchHint(serial string) string {
+	return "correct the PIN file, then allow one more try with: chancery hsm unlatch " + serial
 }

@@ -56,8 +56,11 @@ const (
 	defaultDeadline  = 5 * time.Second
 	defaultKeepAlive = 8 * time.Second
 	// connectTime bounds everything from the start of a signer process to its
-	// first challenge. Network HSMs take seconds.
+	// last challenge. Network HSMs take seconds.
 	connectTime = 15 * time.Second
+	// A signer process with fewer sessions than wanted looks for more each time
+	// that growFactor times KeepAlive have passed, which is a minute or so.
+	growFactor = 8
 	// A token that has not answered for minLate, nor for lateFactor times its
 	// usual, is late: what it has is given to others too, if there are any.
 	minLate    = 300 * time.Millisecond

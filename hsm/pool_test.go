@@ -223,6 +223,38 @@ func TestPoolOnAMeanDevice(t *testing.T) {
 	}
 }
 
+// A device that has fewer sessions than wanted, because others have them, is
+// asked again now and then, without another process and without another login.
+func TestPoolGrows(t *testing.T) {
+	b := newBench(t)
+	t.Parallel()
+	config, d := b.behind(b.config.Environment["SOFTHSM2_CONF"], device.Model{})
+	config.Sessions, config.KeepAlive = 4, 50*time.Millisecond
+	check(t, d.Inject(device.Fault{Function: "C_OpenSession", Skip: 1, Times: 3, Kind: device.Return, Code: pkcs11.CKR_SESSION_COUNT}))
+	logins := d.Calls("C_Login")
+	b.openAll(config)
+	if n := b.status().Info.Sessions; n != 1 {
+		t.Fatalf("%d sessions, want the 1 that the device has", n)
+	}
+	l := b.callers(8)
+	until(t, "all sessions", func() bool { return b.status().Info.Sessions == 4 })
+	l.more(t, 50)
+	if errs := l.end(); errs != nil {
+		t.Errorf("callers were told %v", errs)
+	}
+	if s := b.status(); s.Starts != 1 || d.Calls("C_Login") != logins+1 {
+		t.Errorf("%d starts and %d logins, want one of each", s.Starts, d.Calls("C_Login")-logins)
+	}
+	if !strings.Contains(b.log.String(), "token has more sessions") {
+		t.Errorf("the log does not tell:\n%s", b.log)
+	}
+	b.pool.Close() // gives back those that came later, too
+	opened := d.Calls("C_OpenSession")
+	if d.Calls("C_Finalize") == 0 || opened < 7 {
+		t.Errorf("%d sessions asked for, and not finalized", opened)
+	}
+}
+
 // A token is used for the keys that it is configured for; every key must have
 // one.
 func TestPoolRoles(t *testing.T) {

@@ -2,8 +2,10 @@ package hsm
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"time"
@@ -17,7 +19,6 @@ type process struct {
 	member *member
 	pool   *Pool
 	child  *child.Child
-	wanted int // sessions
 	conn   *net.UnixConn
 	frames *frameReader
 	info   Info
@@ -27,16 +28,17 @@ type process struct {
 	// flight holds what was given to the process and not answered, in the
 	// order in which it was given: the first as many as there are sessions are
 	// in the token, the others wait for them.
-	flight  []*flying
-	next    uint32 // id of the next entry
-	out     []byte // entries of a sign frame that is to be written
-	writing bool   // somebody writes
-	late    bool
-	heard   time.Time // when it last answered
-	signed  int       // since keepAlive last looked
-	watch   *time.Timer
-	err     error // why it ended; the first reason stands
-	over    bool  // it gets no more requests
+	flight    []*flying
+	next      uint32 // id of the next entry
+	out       []byte // entries of a sign frame that is to be written
+	writing   bool   // somebody writes
+	late      bool
+	lateSince time.Time
+	heard     time.Time // when it last answered
+	signed    int       // since keepAlive last looked
+	watch     *time.Timer
+	err       error // why it ended; the first reason stands
+	over      bool  // it gets no more requests
 }
 
 // A flying request is one that a process has.
@@ -104,10 +106,7 @@ func (q *process) flush() {
 func (q *process) read() {
 	defer close(q.ended)
 	for {
-		kind, body, err := q.frames.next()
-		if err == nil && kind != frameSigned {
-			err = errFrame
-		}
+		body, err := q.nextSigned()
 		if err == nil {
 			err = q.answers(body)
 		}
@@ -119,6 +118,44 @@ func (q *process) read() {
 			return
 		}
 	}
+}
+
+// nextSigned returns the next signed frame. That there are more sessions is
+// taken in on the way.
+func (q *process) nextSigned() ([]byte, error) {
+	for {
+		kind, body, err := q.frames.next()
+		switch {
+		case err != nil:
+			return nil, err
+		case kind == frameSigned:
+			return body, nil
+		case kind != frameSessions || len(body) != 2:
+			return nil, errFrame
+		}
+		if err := q.grew(int(binary.BigEndian.Uint16(body))); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// grew notes that the process has so many sessions more.
+func (q *process) grew(n int) error {
+	q.pool.mu.Lock()
+	q.info.Sessions += n
+	if q.info.Sessions > q.member.config.Sessions {
+		q.pool.mu.Unlock()
+		return errFrame
+	}
+	if q.member.process == q { // else it takes it from here when it is in service
+		q.member.info.Sessions = q.info.Sessions
+	}
+	sessions := q.info.Sessions
+	to := q.pool.advance()
+	q.pool.mu.Unlock()
+	flush(to)
+	q.member.log(slog.LevelInfo, "token has more sessions", "sessions", sessions)
+	return nil
 }
 
 // crashed looks behind an error of the socket: a process that ends closes it.
@@ -207,7 +244,9 @@ func (q *process) watched() {
 		case silent >= deadline, age >= hung:
 			q.end(&TimeoutError{Token: q.info.Label, Deadline: deadline})
 		case age >= late:
-			q.late = true
+			if !q.late {
+				q.late, q.lateSince = true, time.Now()
+			}
 			to = q.pool.advance()
 			q.watch.Reset(min(deadline-silent, hung-age))
 		default:
@@ -272,17 +311,25 @@ func (e *CrashError) Hint() string {
 	return "what the PKCS#11 module wrote before is in the log; report it to the vendor"
 }
 
-// A TimeoutError is a signature that took longer than the token's deadline.
+// A TimeoutError is a signature that took longer than the token's deadline, or
+// a token that took too long to open.
 type TimeoutError struct {
 	Token    string
 	Deadline time.Duration
+	Opening  bool
 }
 
 func (e *TimeoutError) Error() string {
+	if e.Opening {
+		return fmt.Sprintf("token %q was not open within %s", e.Token, e.Deadline)
+	}
 	return fmt.Sprintf("token %q did not answer within %s", e.Token, e.Deadline)
 }
 
 // Hint tells what to do about it.
 func (e *TimeoutError) Hint() string {
+	if e.Opening {
+		return "check that the device is reachable"
+	}
 	return "check that the device is reachable; if it is slow, use fewer sessions or a longer deadline: see chancery hsm bench"
 }

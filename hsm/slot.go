@@ -98,8 +98,13 @@ func inSoftware(manufacturer, model string) bool {
 }
 
 // padded takes the padding off a text of CK_TOKEN_INFO: blanks, as the
-// standard has it, or NULs.
-func padded(s string) string { return strings.TrimRight(s, "\x00 ") }
+// standard has it, or NULs. What is not UTF-8 within, as the standard wants it,
+// becomes a question mark: such a text could be in no URI, no JSON and no log
+// line, and who compares it has to find it as it was written down.
+func padded(s string) string {
+	s = strings.TrimRight(s, "\x00 ")
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "?"), "?")
+}
 
 // slot returns the one token that the URI names, or a [*TokenError].
 func (m module) slot(uri URI) (slot, error) {
@@ -139,7 +144,7 @@ func (s slot) loginRequired() bool { return s.flags&pkcs11.CKF_LOGIN_REQUIRED !=
 // somebody's word that the PIN is right now; finalTry is that he means it.
 func (s slot) mayLogin(released, finalTry bool) error {
 	if s.flags&pkcs11.CKF_USER_PIN_INITIALIZED == 0 {
-		return &PINError{Token: s.info.Label, Name: "CKF_USER_PIN_INITIALIZED"}
+		return &PINError{Token: s.info.Label, Serial: s.info.Serial, Name: "CKF_USER_PIN_INITIALIZED"}
 	}
 	for _, f := range []struct {
 		flag    uint
@@ -151,7 +156,7 @@ func (s slot) mayLogin(released, finalTry bool) error {
 		{pkcs11.CKF_USER_PIN_COUNT_LOW, "CKF_USER_PIN_COUNT_LOW", released},
 	} {
 		if s.flags&f.flag != 0 && !f.allowed {
-			return &PINError{Token: s.info.Label, Name: f.name}
+			return &PINError{Token: s.info.Label, Serial: s.info.Serial, Name: f.name}
 		}
 	}
 	return nil
@@ -180,5 +185,5 @@ func (s slot) loginFailed(err error, trusted bool) error {
 	if name == "" {
 		name = fmt.Sprintf("code 0x%x", e.Code)
 	}
-	return &PINError{Token: s.info.Label, Name: name}
+	return &PINError{Token: s.info.Label, Serial: s.info.Serial, Name: name}
 }

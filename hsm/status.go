@@ -66,7 +66,7 @@ func (p *Pool) Status() []Status {
 		if m.process != nil {
 			s.Signer, s.InFlight = m.process.child.PID(), len(m.process.flight)
 			if m.process.late {
-				s.State = Late
+				s.State, s.Since = Late, m.process.lateSince
 			}
 		} else {
 			s.Info.Sessions = 0
@@ -131,6 +131,13 @@ func (w *lastWords) Write(b []byte) (int, error) {
 		}
 	}
 	return len(b), nil
+}
+
+// end says what was begun: the process is gone, and that was its last word.
+func (w *lastWords) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.say()
 }
 
 func (w *lastWords) say() {

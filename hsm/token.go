@@ -45,6 +45,10 @@ type Token struct {
 	// call the module; Close takes all of them, for good, and so knows that no
 	// call is in flight when it calls C_Finalize.
 	idle chan *session
+	// growing is held while a session is opened that was not there before; it
+	// guards open, the number of those that are.
+	growing sync.Mutex
+	open    int
 
 	// signRaw is callSign, but for tests.
 	signRaw func(pkcs11.SessionHandle, pkcs11.ObjectHandle, []byte) ([]byte, error)
@@ -103,7 +107,7 @@ func open(m module, uri URI, opts Options) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Token{module: m, slot: s, info: s.info, options: opts, idle: make(chan *session, len(handles)), closing: make(chan struct{})}
+	t := &Token{module: m, slot: s, info: s.info, options: opts, idle: make(chan *session, n), open: len(handles), closing: make(chan struct{})}
 	t.info.Sessions = len(handles)
 	t.signRaw = t.callSign
 	for _, h := range handles {
@@ -131,6 +135,35 @@ func (m module) openSessions(s slot, n int) (handles []pkcs11.SessionHandle, err
 		handles = append(handles, h)
 	}
 	return handles, nil
+}
+
+// missing returns how many sessions there are fewer than were wanted.
+func (t *Token) missing() int {
+	t.growing.Lock()
+	defer t.growing.Unlock()
+	return cap(t.idle) - t.open
+}
+
+// grow opens one more session, if there are fewer than were wanted and the
+// token has one now. It is logged in as the others are.
+func (t *Token) grow() bool {
+	t.growing.Lock()
+	defer t.growing.Unlock()
+	select {
+	case <-t.closing:
+		return false
+	default:
+	}
+	if t.open == cap(t.idle) {
+		return false
+	}
+	h, err := t.module.openSession(t.slot)
+	if err != nil { // if it means more than that there is none, a signature will tell
+		return false
+	}
+	t.open++
+	t.idle <- &session{h}
+	return true
 }
 
 // openSession opens a read/write session, although signing writes nothing:
@@ -191,7 +224,9 @@ func (t *Token) Info() Info { return t.info }
 func (t *Token) Close() error {
 	t.close.Do(func() {
 		close(t.closing)
-		for range cap(t.idle) {
+		t.growing.Lock() // from now on there will be no more sessions
+		defer t.growing.Unlock()
+		for range t.open {
 			<-t.idle
 		}
 		// A courtesy to tokens that count sessions. If the device is gone it

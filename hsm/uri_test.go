@@ -1,6 +1,7 @@
 package hsm_test
 
 import (
+	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -133,6 +134,28 @@ func FuzzParseURI(f *testing.F) {
 		}
 		if !reflect.DeepEqual(u, again) || again.String() != canonical {
 			t.Fatalf("%q: %+v became %+v", in, u, again)
+		}
+	})
+}
+
+// Whatever a token calls itself, a URI can name it.
+func FuzzTokenText(f *testing.F) {
+	for _, seed := range []string{"", "CA", "CA   ", "CA\x00\x00", "t\xffken", "\x00\x00x", "\xc3", "a;b?c&d%"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		label := hsm.Padded(text[:min(len(text), 32)])
+		if len(label) > 32 {
+			t.Fatalf("%q is longer than the field", label)
+		}
+		u, err := hsm.ParseURI(hsm.URI{Token: label}.String())
+		if err != nil || u.Token != label {
+			t.Fatalf("%q: comes back as %q: %v", label, u.Token, err)
+		}
+		data, err := json.Marshal(label)
+		var back string
+		if err != nil || json.Unmarshal(data, &back) != nil || back != label {
+			t.Fatalf("%q: JSON makes it %q: %v", label, back, err)
 		}
 	})
 }

@@ -14,11 +14,12 @@ import (
 // length, then the body. hello, ready and failed are JSON, for they are said
 // once; sign and signed hold as many entries as there were to tell.
 const (
-	frameHello  = 1 // to the process: hello
-	frameReady  = 2 // from the process: ready
-	frameFailed = 3 // from the process, its last word: remoteError
-	frameSign   = 4 // to the process: u32 id, u8 key, u8 length, digest
-	frameSigned = 5 // from the process: u32 id, u32 microseconds in the token, u8 retries, u8 failed, u16 length, signature or remoteError
+	frameHello    = 1 // to the process: hello
+	frameReady    = 2 // from the process: ready
+	frameFailed   = 3 // from the process, its last word: remoteError
+	frameSign     = 4 // to the process: u32 id, u8 key, u8 length, digest
+	frameSigned   = 5 // from the process: u32 id, u32 microseconds in the token, u8 retries, u8 failed, u16 length, signature or remoteError
+	frameSessions = 6 // from the process: u16, how many sessions it has more
 )
 
 const (
@@ -33,6 +34,8 @@ type hello struct {
 	Sessions  int
 	Latch     Latch
 	Wrappable bool
+	// Pause is between looks for more sessions.
+	Pause time.Duration
 	// TagKey and Known recognise the PIN that the token took last; the PIN
 	// itself never leaves the signer process.
 	TagKey, Known []byte
@@ -42,7 +45,6 @@ type hello struct {
 type ready struct {
 	Info   Info
 	Keys   []readyKey
-	Limit  int // of sessions, if the token tells
 	PINTag []byte
 }
 

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -71,6 +72,7 @@ func serveSigner() int {
 	for range token.info.Sessions {
 		go w.run()
 	}
+	go w.grow(h.Pause)
 	failed := make(chan int, 1)
 	go func() { failed <- w.read(frames) }()
 	select {
@@ -116,6 +118,7 @@ type worker struct {
 	// whoever found that nobody else does.
 	mu      sync.Mutex
 	out     []byte // entries of a signed frame
+	more    int    // sessions that are to be told of
 	writing bool
 
 	lose sync.Once
@@ -132,9 +135,6 @@ type job struct {
 
 func (w *worker) ready() ready {
 	r := ready{Info: w.token.info, PINTag: w.token.pinTag}
-	if w.token.slot.limited() {
-		r.Limit = int(min(w.token.slot.maxSessions, maxSessions))
-	}
 	for _, k := range w.keys {
 		r.Keys = append(r.Keys, readyKey{SPKI: k.public.SPKI(), Attributes: k.attributes})
 	}
@@ -185,22 +185,52 @@ func (w *worker) run() {
 	}
 }
 
+// grow looks for more sessions now and then, if the token had fewer than were
+// wanted: others may have given some back.
+func (w *worker) grow(pause time.Duration) {
+	for w.token.missing() > 0 {
+		select {
+		case <-w.stop:
+			return
+		case <-time.After(pause):
+		}
+		for w.token.grow() {
+			go w.run()
+			w.mu.Lock()
+			w.more++
+			w.write()
+			w.mu.Unlock()
+		}
+	}
+}
+
 // answer says how a job ended. What others have to say meanwhile goes into the
 // next frame.
 func (w *worker) answer(s signed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.out = appendSigned(w.out, s)
+	w.write()
+}
+
+// write writes what is to be said, unless somebody does already. The caller
+// holds mu.
+func (w *worker) write() {
 	if w.writing {
 		return
 	}
 	w.writing = true
 	var frame []byte
-	for len(w.out) > 0 {
+	for len(w.out) > 0 || w.more > 0 {
+		kind := byte(frameSigned)
 		frame = append(beginFrame(frame), w.out...)
-		w.out = w.out[:0]
+		if w.more > 0 {
+			kind, frame, w.more = frameSessions, binary.BigEndian.AppendUint16(beginFrame(frame), uint16(w.more)), 0
+		} else {
+			w.out = w.out[:0]
+		}
 		w.mu.Unlock()
-		_, err := w.conn.Write(endFrame(frame, frameSigned))
+		_, err := w.conn.Write(endFrame(frame, kind))
 		w.mu.Lock()
 		if err != nil {
 			break // the reader sees it too, and ends the process
