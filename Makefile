@@ -17,6 +17,7 @@ demo: deps build
 # All tests, also those against SoftHSM and swtpm. A simulator that is missing
 # is a failure, not a skip.
 test: deps-test
+	@unformatted="$$(gofmt -l .)"; test -z "$$unformatted" || { echo "error: not formatted: $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) test -timeout 20m ./...
 

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/hsm/share"
 	"github.com/chancery-pki/chancery/internal/cli"
@@ -28,19 +27,20 @@ func wrappingPurpose(w *hsm.WrappedKey) string {
 }
 
 // A tokenChoice picks the token of a command: --hsm, or the first of the
-// configuration.
+// configuration that is used for the key.
 type tokenChoice struct{ uri string }
 
 func (t *tokenChoice) flag(c *cobra.Command) {
-	c.Flags().StringVar(&t.uri, "hsm", "", "PKCS#11 URI of the token (default: the first one of the configuration)")
+	c.Flags().StringVar(&t.uri, "hsm", "", "PKCS#11 URI of the token, for which this command's environment counts (default: the first one of the configuration that is used for the key)")
 }
 
 // one returns the configuration to work with, in which the chosen token is the
-// only one.
-func (t *tokenChoice) one(data dataDir) (Config, error) {
+// only one. Every key has one, as checkTokens saw to.
+func (t *tokenChoice) one(data dataDir, key string) (Config, error) {
 	config, err := t.config(data)
 	if err == nil {
-		config.HSM = config.HSM[:1]
+		i := slices.IndexFunc(config.HSM, func(h HSMConfig) bool { return h.serves(key) })
+		config.HSM = config.HSM[i : i+1]
 	}
 	return config, err
 }
@@ -77,15 +77,15 @@ has the PINs of the token's user and security officer; what comes out is the
 secret key itself for whoever has the backup and enough of the shares. Where the
 vendor can clone tokens, do that; a key that is not wrappable is replaced by
 rollover if its token is lost.`, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		config, err := choice.one(a.data)
+		if !slices.Contains(keyNames, key) {
+			return cli.Usage("keys are "+strings.Join(keyNames, ", "), "--key: no key is called %q", key)
+		}
+		config, err := choice.one(a.data, key)
 		if err != nil {
 			return err
 		}
 		if err := plan.check(); err != nil {
 			return err
-		}
-		if !slices.Contains(keyNames, key) {
-			return cli.Usage("keys are "+strings.Join(keyNames, ", "), "--key: no key is called %q", key)
 		}
 		name, err := config.Keys.uri(key)
 		if err != nil {
@@ -155,9 +155,11 @@ func (a *app) backup(h *HSMConfig, name hsm.URI, soPINFile string, plan *PINPlan
 		return nil, err
 	}
 	r = &backupResult{Label: w.Label, File: filepath.Join(plan.Directory, fmt.Sprintf("backup-%.8s.json", shares[0].Info().Set))}
-	if r.Key, err = fingerprint(w.SPKI); err != nil {
+	public, err := w.PublicKey()
+	if err != nil {
 		return nil, err
 	}
+	r.Key = public.String()
 	if err := durable.CreateFile(r.File, append(b, '\n')); err != nil {
 		return nil, cli.Failure("choose another directory", "%v", err)
 	}
@@ -177,7 +179,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	c := &cobra.Command{Use: "restore BACKUP SHARE-FILE...", Short: "Bring a backup of a key into a token", Long: `restore unwraps the key into the token, from where it cannot leave again, has it
 sign, and compares: a token in which it is not the right key is left as it was.
 A restored key was not generated in its token, and says so (CKA_LOCAL).`, Args: cobra.MinimumNArgs(2), RunE: func(c *cobra.Command, args []string) error {
-		config, err := choice.one(a.data)
+		config, err := choice.one(a.data, keyCA)
 		if err != nil {
 			return err
 		}
@@ -196,15 +198,16 @@ A restored key was not generated in its token, and says so (CKA_LOCAL).`, Args: 
 		if err := json.Unmarshal(b, &w); err != nil {
 			return cli.Usage("use the file that chancery hsm backup wrote", "%s: %v", args[0], err)
 		}
+		public, err := w.PublicKey()
+		if err != nil {
+			return cli.WithCode(cli.ExitUsage, fmt.Errorf("%s: %w", args[0], err))
+		}
+		key := public.String()
 		wrapping, err := combine(args[1:], wrappingPurpose(&w))
 		if err != nil {
 			return err
 		}
 		defer clear(wrapping)
-		key, err := fingerprint(w.SPKI)
-		if err != nil {
-			return cli.Usage("", "%s: %v", args[0], err)
-		}
 		if !yes {
 			if err := confirm(c.Context(), fmt.Sprintf("bring the key %s (%s) into the token %s", w.Label, key, config.HSM[0].URI)); err != nil {
 				return err
@@ -225,10 +228,4 @@ A restored key was not generated in its token, and says so (CKA_LOCAL).`, Args: 
 	choice.flag(c)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
-}
-
-// fingerprint is that of a key in DER.
-func fingerprint(spki []byte) (string, error) {
-	k, err := chancery.ParsePublicKey(spki)
-	return k.String(), err
 }

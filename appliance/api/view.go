@@ -62,13 +62,28 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 	}
 	for _, t := range s.Tokens {
 		if t.State != string(hsm.Up) {
-			s.Problems = append(s.Problems, fmt.Sprintf("token %s is %s: %s", cmp.Or(t.Label, t.URI), t.State, cmp.Or(t.Error, "it does not answer as fast as usual")))
+			s.Problems = append(s.Problems, fmt.Sprintf("token %s is %s: %s", tokenName(s.Tokens, t), t.State, cmp.Or(t.Error, "it does not answer as fast as usual")))
 		}
 	}
 	if left := a.Pointer.Expires.Sub(now); left < 30*24*time.Hour {
 		s.Problems = append(s.Problems, fmt.Sprintf("pointer record expires %s", a.Pointer.Expires.Format(time.RFC3339)))
 	}
 	return s, err
+}
+
+// tokenName is how a token is called: by its label, and if others have the same
+// one, by its serial number too.
+func tokenName(all []TokenStatus, t TokenStatus) string {
+	alike := 0
+	for _, o := range all {
+		if o.Label == t.Label {
+			alike++
+		}
+	}
+	if t.Label == "" || alike == 1 {
+		return cmp.Or(t.Label, t.URI)
+	}
+	return fmt.Sprintf("%s with serial %s", t.Label, t.Serial)
 }
 
 func tokenStatus(list []hsm.Status) []TokenStatus {
