@@ -119,6 +119,13 @@ func (c *CANS) body() []byte {
 	return e.BytesOrPanic()
 }
 
+// Tree returns the statement under the answer's signature: the tree that its
+// proof leads to.
+func (c *CANS) Tree() (CANSTree, error) {
+	root, err := merkle.Evaluate(uint64(c.Index), merkle.Subtree{End: uint64(c.Size)}, merkle.HashLeaf(c.body()), c.Proof)
+	return CANSTree{c.Size, root}, err
+}
+
 // Hash is SHA-256 over the body, without proof and signature: what N:S, the
 // TPM's attestations and the activation answer refer to.
 func (c *CANS) Hash() [32]byte { return sha256.Sum256(c.body()) }
@@ -177,12 +184,11 @@ func (c *CANS) Verify(fleet FleetID, ca PublicKey, nodeKey PublicKey, akName []b
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{ErrNotOurCoordinator}, args...)...)
 	}
-	whole := merkle.Subtree{End: uint64(c.Size)}
-	root, err := merkle.Evaluate(uint64(c.Index), whole, merkle.HashLeaf(c.body()), c.Proof)
+	tree, err := c.Tree()
 	if err != nil {
 		return fail("CA:N:S: %w", err)
 	}
-	if err := ca.Verify(fleet, CANSTree{c.Size, root}, c.Signature); err != nil {
+	if err := ca.Verify(fleet, tree, c.Signature); err != nil {
 		return fail("CA:N:S: %w", err)
 	}
 	switch {

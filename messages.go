@@ -36,6 +36,7 @@ type InitialConnection struct {
 	TokenID       string   `json:"token_id,omitempty" doc:"hexadecimal"`
 	TokenProof    []byte   `json:"token_proof,omitempty"`
 	Sealing       *Sealing `json:"sealing,omitempty" doc:"absent: N:SK is not sealed"`
+	Rejoin        bool     `json:"rejoin,omitempty" doc:"the node of this name has lost its key or its chip, and this one takes its place"`
 }
 
 // A Chip is what a TPM says of itself (TPM2_GetCapability).
@@ -62,17 +63,23 @@ type Answer struct {
 	CredentialBlob   []byte `json:"credential_blob" doc:"TPM2B_ID_OBJECT contents of TPM2_MakeCredential"`
 	EncryptedSecret  []byte `json:"encrypted_secret" doc:"TPM2B_ENCRYPTED_SECRET contents"`
 	CoordinatorClock int64  `json:"clock" doc:"seconds since 1970"`
+	// What the coordinator's policy wants to see beside the proofs that every
+	// node gives.
+	QuotePCRs []int `json:"quote_pcrs,omitempty" doc:"PCRs to quote, of the SHA-256 bank"`
+	EventLog  bool  `json:"event_log,omitempty" doc:"the boot's event log is wanted with the quote"`
 }
 
 // A Submission is what the node sends once it knows its coordinator.
 type Submission struct {
 	NS         []byte      `json:"n_s" doc:"N:S"`
+	CANS       []byte      `json:"ca_n_s" doc:"CA:N:S, as it came: it is kept with the evidence"`
 	Activation []byte      `json:"activation" doc:"HMAC under the activated secret"`
 	Creation   Attestation `json:"creation" doc:"TPM2_CertifyCreation of N:SK by the AK"`
 	// CreationData is the TPMS_CREATION_DATA that Creation covers.
 	CreationData []byte       `json:"creation_data"`
 	Epoch        *Attestation `json:"epoch,omitempty" doc:"TPM2_NV_Certify of the epoch counter by the AK, for a sealed key"`
 	Quote        *Quote       `json:"quote,omitempty"`
+	EventLog     []byte       `json:"event_log,omitempty" doc:"TCG_PCR_EVENT2 log, as in /sys/kernel/security/tpm0/binary_bios_measurements"`
 }
 
 // Creation, Epoch and Quote have the hash of the CA:N:S body as qualifying

@@ -50,6 +50,24 @@ type CAKey struct {
 // Log returns the number of the log that the key appends to.
 func (k *CAKey) Log() uint16 { return k.Logs[len(k.Logs)-1] }
 
+// CA describes the key as the Merkle Tree Certificates draft describes a CA. A
+// key that has signed nothing yet has no CA.
+func (k *CAKey) CA() (*merkle.CA, error) {
+	if len(k.Logs) == 0 {
+		return nil, fmt.Errorf("CA key %s has no log", k.Key)
+	}
+	first, err := merkle.NewSerial(k.Logs[0], 0)
+	if err != nil {
+		return nil, err
+	}
+	last, err := merkle.NewSerial(k.Log(), 1<<48-1)
+	if err != nil {
+		return nil, err
+	}
+	return &merkle.CA{ID: k.ID, PublicKey: k.Key.ECDSA(), MinSerial: first, MaxSerial: last,
+		NotBefore: k.Created, NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}, nil // RFC 5280 section 4.1.2.5: no well-defined expiration
+}
+
 // CASelf is the statement under CA:S: CA:SK signs CA:PK.
 type CASelf struct {
 	Key     PublicKey

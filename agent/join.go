@@ -21,9 +21,9 @@ import (
 
 // joinFlags are the flags of join as they were given.
 type joinFlags struct {
-	pin, token, tokenFile, name, device string
-	unsealed, wait                      bool
-	pcrs                                []int
+	pin, token, tokenFile, name, device, eventLog string
+	unsealed, wait                                bool
+	pcrs                                          []int
 }
 
 func joinCommand(f *flags) *cobra.Command {
@@ -57,6 +57,7 @@ token give the pin itself. A join that was interrupted goes on with the next one
 	v.StringVar(&j.name, "name", "", "name of the node (default: the host's name)")
 	v.StringVar(&j.device, "tpm", orDefault(os.Getenv("CHANCERY_TPM"), "/dev/tpmrm0"), "TPM device, or swtpm:/path/to/socket (CHANCERY_TPM)")
 	v.BoolVar(&j.unsealed, "unsealed", false, "do not seal the key to the machine's boot state")
+	v.StringVar(&j.eventLog, "event-log", "", "file with the boot's event log, for coordinators that ask for it (default: "+join.DefaultEventLog+")")
 	v.IntSliceVar(&j.pcrs, "pcrs", tpm.DefaultPCRs, "PCRs to seal the key to")
 	v.BoolVar(&j.wait, "wait", true, "wait if an operator has to approve the node")
 	return c
@@ -71,7 +72,7 @@ func orDefault(s, otherwise string) string {
 
 // options holds the flags against each other.
 func (j *joinFlags) options(c *cobra.Command) (join.Options, error) {
-	o := join.Options{Name: j.name, Device: j.device, Unsealed: j.unsealed, PCRs: slices.Sorted(slices.Values(j.pcrs)), Wait: j.wait, Now: time.Now}
+	o := join.Options{Name: j.name, Device: j.device, Unsealed: j.unsealed, PCRs: slices.Sorted(slices.Values(j.pcrs)), EventLog: j.eventLog, Wait: j.wait, Now: time.Now}
 	fail := func(hint, format string, args ...any) (join.Options, error) {
 		return join.Options{}, cli.Usage(hint, format, args...)
 	}

@@ -44,19 +44,16 @@ type Config struct {
 	// DNSSuffix gives every node the DNS name NAME.SUFFIX. Optional.
 	DNSSuffix string `toml:"dns_suffix,omitempty"`
 
-	// MinAssurance is the least that a chip must prove: 1 any TPM, 2 a TPM
-	// whose EK certificate a manufacturer signed. Default 2.
-	MinAssurance int `toml:"min_assurance"`
-	// EKRoots are PEM files with the manufacturers' certificates.
-	EKRoots []string `toml:"ek_roots,omitempty"`
-	// AllowSimulator lets software TPMs enrol. Whoever controls such a node's
-	// disk controls its key. For trials only.
-	AllowSimulator bool `toml:"allow_simulator,omitempty"`
-	// AllowWeakChips lets TPMs enrol whose firmware is known to give keys away,
-	// with assurance 0; min_assurance has to allow that too.
-	AllowWeakChips bool `toml:"allow_weak_chips,omitempty"`
+	// WithoutVendors are TPM vendors whose certificates, which the program
+	// carries, are not to be believed: names as chancery ek-roots list has them.
+	WithoutVendors []string `toml:"without_vendors,omitempty"`
 	// SimulatorRoots are PEM files with certificates of makers of simulators.
+	// The policy says whether their chips may enrol.
 	SimulatorRoots []string `toml:"simulator_roots,omitempty"`
+
+	// OperatorGroup is the group whose members are operators, beside the user
+	// that the coordinator runs as. Default none.
+	OperatorGroup string `toml:"operator_group,omitempty"`
 }
 
 // An HSMConfig is a [[hsm]] table: one token. Several with the same keys share
@@ -115,7 +112,6 @@ func defaultConfig() Config {
 		CRLLife:         Duration(time.Hour),
 		Heartbeat:       Duration(2 * time.Minute),
 		ReattestWindow:  Duration(90 * 24 * time.Hour),
-		MinAssurance:    2,
 		Keys:            KeysConfig{CA: keyURI(labelCA), NextCA: keyURI(labelNextCA), Approval: keyURI(labelApproval), X509: keyURI(labelX509)},
 	}
 }
@@ -130,6 +126,8 @@ func (d dataDir) store() string      { return filepath.Join(string(d), "chancery
 func (d dataDir) tlsKey() string     { return filepath.Join(string(d), "tls.pem") }
 func (d dataDir) socket() string     { return filepath.Join(string(d), "admin.sock") }
 func (d dataDir) pointer() string    { return filepath.Join(string(d), "pointer") }
+func (d dataDir) policy() string     { return filepath.Join(string(d), "policy.toml") }
+func (d dataDir) ekRoots() string    { return filepath.Join(string(d), "ek-roots") }
 func (d dataDir) transcript() string { return filepath.Join(string(d), "transcript") }
 func (d dataDir) softhsm() string    { return filepath.Join(string(d), "softhsm") }
 func (d dataDir) latch() hsm.Latch   { return hsm.Latch(filepath.Join(string(d), "latch")) }
@@ -159,8 +157,6 @@ func (c *Config) check() error {
 		return cli.Usage("as in nodes.example", "dns_suffix: %v", chancery.ValidateName(c.DNSSuffix))
 	case c.EnrollRate < 0:
 		return cli.Usage("0 is no limit", "enroll_rate %v must not be below 0", c.EnrollRate)
-	case c.MinAssurance < 0 || c.MinAssurance > 3:
-		return cli.Usage("", "min_assurance %d must be from 0 to 3", c.MinAssurance)
 	}
 	return c.checkTokens()
 }

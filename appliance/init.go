@@ -29,7 +29,6 @@ import (
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/internal/durable"
-	"github.com/chancery-pki/chancery/merkle"
 )
 
 const (
@@ -103,7 +102,7 @@ day; init says what it will do, asks, and leaves a transcript that CA:SK signed.
 	c.Flags().StringVar(&f.URL, "url", "https://"+strings.ToLower(host)+":8443", "where nodes reach this coordinator")
 	c.Flags().StringVar(&f.Listen, "listen", "", "address to listen on (default: the port of --url on all interfaces)")
 	c.Flags().StringVar(&f.TrustDomain, "trust-domain", "chancery.internal", "SPIFFE trust domain of node names")
-	c.Flags().StringSliceVar(&f.EKRoots, "ek-roots", nil, "PEM files of TPM manufacturers")
+	c.Flags().StringSliceVar(&f.EKRoots, "ek-roots", nil, "files with certificates of TPM vendors, beside those that the program carries")
 	c.Flags().StringSliceVar(&f.SimulatorRoots, "simulator-roots", nil, "PEM files of makers of simulators; allows simulators")
 	return c
 }
@@ -264,6 +263,9 @@ func (a *app) perform(ctx context.Context, plan *Plan, config *Config) (*initRes
 	if err := a.writeData(ctx, p, pair, t.sign(sig)); err != nil {
 		return nil, err
 	}
+	if err := a.writeRules(plan); err != nil {
+		return nil, err
+	}
 	if r.Shares, err = writeShares(plan.PIN.Directory, shares); err != nil {
 		return nil, err
 	}
@@ -409,15 +411,7 @@ func makeTLSKey(endpoint string) (pair []byte, pin [32]byte, err error) {
 
 func loadTLSKey(file string) (tls.Certificate, error) { return tls.LoadX509KeyPair(file, file) }
 
-// loadRoots reads the PEM files of the configuration.
-func loadRoots(c *Config) (ek, simulators *x509.CertPool, err error) {
-	if ek, err = readPool(c.EKRoots); err != nil {
-		return nil, nil, err
-	}
-	simulators, err = readPool(c.SimulatorRoots)
-	return ek, simulators, err
-}
-
+// readPool reads PEM files.
 func readPool(files []string) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	for _, file := range files {
@@ -453,18 +447,4 @@ func printInit(w io.Writer, r *initResult) {
 	for _, next := range r.Next {
 		fmt.Fprintf(w, "next: %s\n", next)
 	}
-}
-
-// caOf returns the CA of a pointer record in the draft's own form.
-func caOf(k *chancery.CAKey) (*merkle.CA, error) {
-	first, err := merkle.NewSerial(k.Logs[0], 0)
-	if err != nil {
-		return nil, err
-	}
-	last, err := merkle.NewSerial(k.Log(), 1<<48-1)
-	if err != nil {
-		return nil, err
-	}
-	return &merkle.CA{ID: k.ID, PublicKey: k.Key.ECDSA(), MinSerial: first, MaxSerial: last,
-		NotBefore: k.Created, NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}, nil // RFC 5280 section 4.1.2.5: no well-defined expiration
 }

@@ -140,14 +140,24 @@ func (a *app) nodeCommand() *cobra.Command {
 		})
 	}})
 	c.AddCommand(&cobra.Command{Use: "approve NAME", Short: "Issue what a node waits for", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		var v chancery.Verdict
+		var v api.ApproveOutput
 		if err := a.call(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/approve", struct{}{}, &v); err != nil {
 			return err
+		}
+		if v.Left > 0 {
+			return a.out.Print(v, func(w io.Writer) { fmt.Fprintf(w, "noted; %d more operators have to approve %s\n", v.Left, args[0]) })
 		}
 		if v.Status != chancery.VerdictIssued {
 			return cli.WithCode(cli.ExitRefused, fmt.Errorf("%s: %s: %s", args[0], v.Status, v.Reason))
 		}
 		return a.out.Print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is enrolled\n", args[0]) })
+	}})
+	c.AddCommand(a.evidenceCommand())
+	c.AddCommand(&cobra.Command{Use: "release NAME", Short: "Renew a node again that is held", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		if err := a.call(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/release", struct{}{}, nil); err != nil {
+			return err
+		}
+		return a.out.Print(map[string]string{"name": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s is renewed again\n", args[0]) })
 	}})
 	refuse := reasoned{app: a, what: "turn down %s, which waits for approval", path: "/v1/nodes/%s/refuse"}
 	c.AddCommand(refuse.command("refuse NAME", "Turn down a node that waits for approval"))
@@ -165,6 +175,21 @@ func printNode(w io.Writer, n *api.NodeInfo) {
 	fmt.Fprintf(w, "  EK         sha256:%s\n", n.EK)
 	fmt.Fprintf(w, "  N:SK       %s\n", map[bool]string{true: "sealed to the boot state", false: "not sealed"}[n.Sealed])
 	fmt.Fprintf(w, "  roles      %s\n", strings.Join(n.Roles, ", "))
+	if n.Rule != "" {
+		fmt.Fprintf(w, "  rule       %s\n", n.Rule)
+	}
+	if n.Held != "" {
+		fmt.Fprintf(w, "  HELD       %s; it is not renewed\n", n.Held)
+	}
+	if !n.Attested.IsZero() {
+		fmt.Fprintf(w, "  attested   %s\n", stamp(n.Attested))
+	}
+	if n.Replaces != "" {
+		fmt.Fprintf(w, "  replaces   node %s, which is revoked by an approval\n", n.Replaces)
+	}
+	if n.Wanted > 0 {
+		fmt.Fprintf(w, "  approvals  %d of %d: %s\n", len(n.Approvals), n.Wanted, strings.Join(n.Approvals, ", "))
+	}
 	fmt.Fprintf(w, "  enrolled   %s\n", stamp(n.Enrolled))
 	if !n.Revoked.IsZero() {
 		fmt.Fprintf(w, "  revoked    %s: %s\n", stamp(n.Revoked), n.Reason)

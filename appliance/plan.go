@@ -51,8 +51,10 @@ type Plan struct {
 	// PIN splits the user PIN of the first token among custodians. Optional.
 	PIN PINPlan `toml:"pin,omitempty"`
 
-	// EKRoots and SimulatorRoots are as in chancery.toml.
-	EKRoots        []string `toml:"ek_roots,omitempty"`
+	// EKRoots are files with the certificates of TPM vendors, beside those that
+	// the program carries: see docs/ek-roots.md.
+	EKRoots []string `toml:"ek_roots,omitempty"`
+	// SimulatorRoots are as in chancery.toml. With them simulators may enrol.
 	SimulatorRoots []string `toml:"simulator_roots,omitempty"`
 
 	hash [32]byte // SHA-256 of the file, zeros for flags
@@ -179,9 +181,14 @@ func (p *Plan) config() (*Config, error) {
 			*k.to = k.from
 		}
 	}
-	c.EKRoots, c.SimulatorRoots, c.AllowSimulator = p.EKRoots, p.SimulatorRoots, len(p.SimulatorRoots) > 0
-	if _, _, err := loadRoots(&c); err != nil {
+	c.SimulatorRoots = p.SimulatorRoots
+	if _, err := readPool(c.SimulatorRoots); err != nil {
 		return nil, err
+	}
+	for _, f := range p.EKRoots { // found unfit before anything is done
+		if err := tryEKRoots(f); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.check(); err != nil {
 		return nil, err

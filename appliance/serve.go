@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -22,6 +25,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/internal/cli"
+	"github.com/chancery-pki/chancery/internal/durable"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -80,12 +84,15 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer l.Close()
-	ekRoots, simulatorRoots, err := loadRoots(&config)
+	roots, err := a.roots(&config)
 	if err != nil {
 		return err
 	}
-	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, Now: time.Now, EKRoots: ekRoots,
-		SimulatorRoots: simulatorRoots, AllowSimulator: config.AllowSimulator, AllowWeakChips: config.AllowWeakChips, MinAssurance: chancery.AssuranceLevel(config.MinAssurance),
+	rules, err := a.loadPolicy(ctx, st, logger)
+	if err != nil {
+		return err
+	}
+	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, Now: time.Now, Roots: roots, Policy: rules, Logger: logger,
 		Life: time.Duration(config.CertificateLife), ReattestWindow: time.Duration(config.ReattestWindow), DNSSuffix: config.DNSSuffix})
 	if err != nil {
 		return cli.Usage("", "%s: %v", a.data.config(), err)
@@ -97,11 +104,12 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	verifier := chancery.NewVerifier(chancery.Trust{Pointer: pointer, CRL: l.CRL()})
 	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, Rate: config.EnrollRate, Now: time.Now, Logger: logger}
-	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, Started: time.Now(), Now: time.Now, Logger: logger, Tokens: tokens.Status}
+	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, Started: time.Now(), Now: time.Now, Logger: logger, Tokens: tokens.Status,
+		KeepPolicy: func(text []byte) error { return durable.WriteFile(a.data.policy(), text) }}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serveNodes(ctx, &config, node, logger) })
-	g.Go(func() error { return a.serveOperators(ctx, admin, logger) })
+	g.Go(func() error { return a.serveOperators(ctx, &config, admin, logger) })
 	g.Go(func() error { return heartbeat(ctx, l, auth, time.Duration(config.Heartbeat), logger) })
 	g.Go(func() error { return follow(ctx, l, verifier, logger) })
 	logger.Info("serving", "nodes", config.Listen, "operators", a.data.socket(), "pin", pointer.FleetID().Pin(), "log_size", l.Size(), "crl", l.CRL().Head().Number)
@@ -168,8 +176,9 @@ func (a *app) serveNodes(ctx context.Context, config *Config, node *api.Node, lo
 }
 
 // serveOperators listens on the admin socket. Whoever may open it is an
-// operator, so it is its owner's alone from the moment that it exists.
-func (a *app) serveOperators(ctx context.Context, admin *api.Admin, logger *slog.Logger) error {
+// operator, so it is its owner's alone from the moment that it exists, and then
+// also the operators' group's.
+func (a *app) serveOperators(ctx context.Context, config *Config, admin *api.Admin, logger *slog.Logger) error {
 	os.Remove(a.data.socket())                           // of a coordinator that was killed; the lock says that none runs
 	listener, err := net.Listen("unix", a.data.socket()) // private by the umask, see run
 	if err != nil {
@@ -178,9 +187,37 @@ func (a *app) serveOperators(ctx context.Context, admin *api.Admin, logger *slog
 	if err := os.Chmod(a.data.socket(), 0o600); err != nil { // nobody executes a socket
 		return errors.Join(err, listener.Close())
 	}
-	s := &http.Server{Handler: api.NewAdmin(admin), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	if err := a.admitGroup(config.OperatorGroup); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	s := &http.Server{Handler: api.NewAdmin(admin), ConnContext: api.WithOperator, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	return serveUntil(ctx, s, func() error { return s.Serve(listener) })
+}
+
+// admitGroup lets a group's members at the socket, and at it only: the
+// directory lets them through and shows them nothing.
+func (a *app) admitGroup(name string) error {
+	if name == "" {
+		return nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return cli.Usage("create it, or change operator_group", "operator_group: %v", err)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		path string
+		mode fs.FileMode
+	}{{a.data.socket(), 0o660}, {string(a.data), 0o710}} {
+		if err := errors.Join(os.Chown(f.path, -1, gid), os.Chmod(f.path, f.mode)); err != nil {
+			return cli.Failure("the user that the coordinator runs as must be a member of the group", "operator_group: %v", err)
+		}
+	}
+	return nil
 }
 
 // heartbeat keeps the CRL fresh and the log's checkpoint current, and closes

@@ -34,7 +34,7 @@ func (a *app) caCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ca, err := caOf(p.Current())
+		ca, err := p.Current().CA()
 		if err != nil {
 			return err
 		}

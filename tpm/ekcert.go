@@ -7,6 +7,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,17 @@ type EKCertificate struct {
 	Manufacturer string // as certified, such as "id:49465800"
 	Model        string
 	Version      string // of the firmware at manufacture, such as "id:000700ff"
+}
+
+// Vendor returns the manufacturer by its TCG vendor identifier, as [Info] has
+// it, such as "IFX"; what is not one is returned as it is certified.
+func (c *EKCertificate) Vendor() string {
+	id, ok := strings.CutPrefix(c.Manufacturer, "id:")
+	n, err := strconv.ParseUint(id, 16, 32)
+	if !ok || err != nil {
+		return c.Manufacturer
+	}
+	return letters(uint32(n))
 }
 
 // Extended key usages and attributes of the TCG (EK Credential Profile 2.5,
@@ -122,8 +134,8 @@ func (c *EKCertificate) describe(a pkix.AttributeTypeAndValue) error {
 
 // Verify checks that the certificate is an endorsement key's and that one of
 // the roots stands behind it, by way of the chain that the chip carried and
-// of whatever intermediates are among the roots. A platform certificate of the
-// same manufacturer is [ErrPlatformCertificate].
+// of whatever intermediates are among the roots; else it is [ErrNoRoot]. A
+// platform certificate of the same manufacturer is [ErrPlatformCertificate].
 func (c *EKCertificate) Verify(chain [][]byte, roots *x509.CertPool, at time.Time) error {
 	usages := c.Cert.UnknownExtKeyUsage
 	switch {
@@ -158,7 +170,7 @@ func (c *EKCertificate) Verify(chain [][]byte, roots *x509.CertPool, at time.Tim
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return &EvidenceError{LinkEKCertificate, err}
+		return evidence(LinkEKCertificate, "%w: %w", ErrNoRoot, err)
 	}
 	return nil
 }

@@ -102,6 +102,7 @@ var (
 	ErrAttestation         = errors.New("attestation does not say what it must")
 	ErrAttestSignature     = errors.New("signature is not the attestation key's")
 	ErrPolicy              = errors.New("policy is not the one computed")
+	ErrNoRoot              = errors.New("no known manufacturer stands behind it")
 	ErrPlatformCertificate = errors.New("this is a platform certificate, not an endorsement key's")
 )
 

@@ -22,10 +22,13 @@ type Applicant struct {
 	Pointer *chancery.Pointer
 	Name    string
 	Device  string // of the chip
-	PCRs    []int  // to quote
-	Token   *chancery.Token
-	Now     func() time.Time
-	Step    func(symbol, what string) // is told of each step that is done
+	PCRs    []int  // to quote, beside those that the coordinator asks for
+	// EventLog is the file with the boot's event log; empty: where Linux has it.
+	EventLog string
+	Rejoin   bool // it takes the place of the node of its name
+	Token    *chancery.Token
+	Now      func() time.Time
+	Step     func(symbol, what string) // is told of each step that is done
 }
 
 // An Opening is what begins the exchange on a connection: Conn.Enroll or
@@ -109,7 +112,7 @@ func (a *Applicant) ask(ctx context.Context, conn *coordinator.Conn) (*question,
 		NodeKey: key.SPKI(), NodePublic: a.File.Public, PoP: proof, AKPublic: q.ak.Public,
 		EKPublic: q.ek.Public, EKCertificate: q.ek.Certificate, EKChain: q.ek.Chain,
 		Chip: chancery.Chip{Manufacturer: info.Manufacturer, Model: info.Vendor, Firmware: fmt.Sprintf("%016x", info.Firmware), Simulator: info.Simulator},
-		Name: a.Name, Nonce: q.nonce[:],
+		Name: a.Name, Nonce: q.nonce[:], Rejoin: a.Rejoin,
 	}
 	if s := a.File.Seal; s != nil {
 		m.Sealing = &chancery.Sealing{Nonce: s.Nonce[:], PCRs: s.PCRs, PCRDigest: s.PCRDigest[:], Epoch: s.Epoch}
@@ -147,7 +150,7 @@ func (a *Applicant) evidence(ctx context.Context, cans *chancery.CANS, answer *c
 	if err != nil {
 		return nil, err
 	}
-	s := &chancery.Submission{Activation: chancery.ActivationProof(secret, hash), CreationData: a.File.CreationData}
+	s := &chancery.Submission{CANS: answer.CANS, Activation: chancery.ActivationProof(secret, hash), CreationData: a.File.CreationData}
 	creation, err := a.Chip.CertifyCreation(a.File, hash)
 	if err != nil {
 		return nil, err
@@ -160,8 +163,13 @@ func (a *Applicant) evidence(ctx context.Context, cans *chancery.CANS, answer *c
 		}
 		s.Epoch = new(chancery.Attestation(epoch))
 	}
-	if s.Quote, err = Quote(a.Chip, a.PCRs, hash); err != nil {
+	if s.Quote, err = Quote(a.Chip, union(a.PCRs, answer.QuotePCRs), hash); err != nil {
 		return nil, err
+	}
+	if answer.EventLog {
+		if s.EventLog, err = readEventLog(a.EventLog); err != nil {
+			return nil, err
+		}
 	}
 	a.Step("proof", "credential activated, creation certified, PCRs quoted")
 

@@ -34,7 +34,9 @@ type Options struct {
 	Device   string // of the TPM
 	Unsealed bool
 	PCRs     []int // to seal to and to quote
-	Wait     bool  // for an operator's approval
+	EventLog string
+	Rejoin   bool // take the place of the node of this name
+	Wait     bool // for an operator's approval
 	Now      func() time.Time
 
 	Step   func(Step)        // is told of each step that is done
@@ -217,7 +219,7 @@ func (j *joining) apply(ctx context.Context) (*state.Intake, *chancery.Verdict, 
 	defer conn.Close()
 	a := &Applicant{
 		Chip: chip, File: file, Key: k, Pointer: j.pointer, Name: j.Name, Device: j.Device,
-		PCRs: j.PCRs, Token: j.Token, Now: j.Now, Step: j.step,
+		PCRs: j.PCRs, EventLog: j.EventLog, Rejoin: j.Rejoin, Token: j.Token, Now: j.Now, Step: j.step,
 	}
 	return a.Apply(ctx, conn, conn.Enroll, j.dir.SaveIntake)
 }
@@ -249,7 +251,7 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 	j.step("N:C", fmt.Sprintf("serial %s, assurance %s, until %s", nc.Serial, nc.Assurance.Level, nc.NotAfter.Format(time.DateTime)))
 	j.step("CRL", fmt.Sprintf("number %d, %d revoked, good until %s", crl.Head().Number, crl.Revoked(), crl.Head().NextUpdate.Format(time.DateTime)))
 
-	config := &state.Config{Name: ns.Name, Fleet: j.Fleet.Pin(), TPM: intake.TPM, PCRs: intake.PCRs, Listen: state.DefaultListen}
+	config := &state.Config{Name: ns.Name, Fleet: j.Fleet.Pin(), TPM: intake.TPM, PCRs: intake.PCRs, EventLog: j.EventLog, Listen: state.DefaultListen}
 	if err := j.dir.SaveConfig(config); err != nil {
 		return nil, err
 	}

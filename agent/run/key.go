@@ -228,7 +228,7 @@ func (r *renewal) attempt(ctx context.Context) (*chancery.Certificate, error) {
 	if r.intake == nil {
 		a := &join.Applicant{
 			Chip: r.chip, File: r.file, Key: r.key, Pointer: r.pointer(), Name: r.config.Name, Device: r.config.TPM,
-			PCRs: r.config.PCRs, Now: r.clock,
+			PCRs: r.config.PCRs, EventLog: r.config.EventLog, Now: r.clock,
 			Step: func(symbol, what string) { r.Logger.Debug("renewal", "symbol", symbol, "what", what) },
 		}
 		open := conn.Renew

@@ -10,6 +10,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm"
@@ -23,9 +24,11 @@ type Admin struct {
 	Store     *store.Store
 	Pointer   *chancery.Pointer
 	Tokens    func() []hsm.Status // the PKCS#11 tokens
-	Started   time.Time
-	Now       func() time.Time
-	Logger    *slog.Logger
+	// KeepPolicy puts a policy where the next start finds it.
+	KeepPolicy func([]byte) error
+	Started    time.Time
+	Now        func() time.Time
+	Logger     *slog.Logger
 }
 
 // The types below are the contract of the socket, and what the command line
@@ -116,7 +119,7 @@ type TokenOutput struct {
 type NodeInfo struct {
 	Name      string        `json:"name"`
 	NodeID    string        `json:"node_id"`
-	State     string        `json:"state" enum:"active,revoked,pending"`
+	State     string        `json:"state" enum:"active,revoked,replaced,pending"`
 	Assurance string        `json:"assurance"`
 	Simulator bool          `json:"simulator"`
 	Sealed    bool          `json:"sealed"`
@@ -127,7 +130,19 @@ type NodeInfo struct {
 	Revoked   time.Time     `json:"revoked,omitzero"`
 	Reason    string        `json:"reason,omitempty"`
 	Address   string        `json:"address,omitempty"`
+	Rule      string        `json:"rule,omitempty" doc:"of the policy, under which it was decided"`
+	Held      string        `json:"held,omitempty" doc:"why it is not renewed"`
+	Attested  time.Time     `json:"attested,omitzero" doc:"when it last attested a good state"`
+	Approvals []string      `json:"approvals,omitempty" doc:"operators that have approved, of one that waits"`
+	Wanted    int           `json:"approvals_wanted,omitempty" doc:"how many have to"`
+	Replaces  string        `json:"replaces,omitempty" doc:"node id of the one whose place it asks for"`
 	Serials   []string      `json:"serials,omitempty"`
+}
+
+// An ApproveOutput is a verdict, and how many more operators have to approve.
+type ApproveOutput struct {
+	chancery.Verdict
+	Left int `json:"approvals_left,omitempty"`
 }
 
 // A CertificateInfo describes an entry of the log.
@@ -225,6 +240,7 @@ func NewAdmin(a *Admin) http.Handler {
 	}))
 	a.nodes(api)
 	a.certificates(api)
+	a.policies(api)
 	huma.Get(api, "/v1/reseals", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[[]ResealInfo], error) {
 		list, err := a.reseals(ctx)
 		return &body[[]ResealInfo]{list}, err
@@ -260,12 +276,26 @@ func (a *Admin) nodes(api huma.API) {
 		list, err := a.nodesCalled(ctx, in.Name)
 		return &body[[]NodeInfo]{list}, err
 	}))
-	huma.Post(api, "/v1/nodes/{name}/approve", handle(a.Logger, func(ctx context.Context, in *named) (*body[chancery.Verdict], error) {
-		v, err := a.Authority.Approve(ctx, in.Name)
+	huma.Post(api, "/v1/nodes/{name}/approve", handle(a.Logger, func(ctx context.Context, in *named) (*body[ApproveOutput], error) {
+		v, left, err := a.Authority.Approve(ctx, operator(ctx), in.Name)
 		if err != nil {
 			return nil, err
 		}
-		return &body[chancery.Verdict]{*v}, nil
+		return &body[ApproveOutput]{ApproveOutput{*v, left}}, nil
+	}))
+	huma.Post(api, "/v1/nodes/{name}/release", handle(a.Logger, func(ctx context.Context, in *named) (*struct{}, error) {
+		return nil, a.Authority.Release(ctx, operator(ctx), in.Name)
+	}))
+	type evidenceIn struct {
+		Name   string `path:"name"`
+		Serial string `query:"serial" doc:"of one of its certificates; empty: the last one"`
+	}
+	huma.Get(api, "/v1/nodes/{name}/evidence", handle(a.Logger, func(ctx context.Context, in *evidenceIn) (*body[evidence.Record], error) {
+		r, err := a.evidence(ctx, in.Name, in.Serial)
+		if err != nil {
+			return nil, err
+		}
+		return &body[evidence.Record]{*r}, nil
 	}))
 	type revokeIn struct {
 		Name string `path:"name"`

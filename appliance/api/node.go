@@ -32,6 +32,9 @@ type Node struct {
 const (
 	// maxBody is above an initial connection with the longest EK chain.
 	maxBody = 64 << 10
+	// maxSubmission is above a submission with an event log of 512 KiB, several
+	// times what machines have.
+	maxSubmission = 768 << 10
 	// maxInFlight bounds the enrolments under way; more are asked to wait.
 	maxInFlight = 512
 	// signTime is how long a request waits for CA:SK.
@@ -117,7 +120,7 @@ func NewNode(n *Node) http.Handler {
 			return nil, err
 		}
 		return &verdictOut{*v}, nil
-	}), enrolment)
+	}), enrolment, func(o *huma.Operation) { o.MaxBodyBytes = maxSubmission })
 	huma.Get(api, "/v1/enroll/{intake}", handle(n.Logger, func(ctx context.Context, in *intakeIn) (*verdictOut, error) {
 		id, err := authority.ParseIntakeID(in.Intake)
 		if err != nil {

@@ -34,10 +34,13 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 		}
 		for _, n := range nodes {
 			switch {
-			case n.State == store.NodeRevoked:
+			case n.State != store.NodeActive:
 				s.Revoked++
 			default:
 				s.Nodes++
+				if n.Held != "" {
+					s.Problems = append(s.Problems, fmt.Sprintf("node %s is held: %s", n.Name, n.Held))
+				}
 				if n.Simulator {
 					s.Simulators++
 				}
@@ -114,7 +117,8 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 func nodeInfo(n *store.Node) NodeInfo {
 	return NodeInfo{Name: n.Name, NodeID: n.ID.String(), State: n.State, Assurance: n.Assurance.String(), Simulator: n.Simulator, Sealed: n.Seal != nil,
-		Roles: n.Roles, Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, Address: n.Address}
+		Roles: n.Roles, Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, Address: n.Address,
+		Rule: n.Rule, Held: n.Held, Attested: n.Attested}
 }
 
 func (a *Admin) nodeList(ctx context.Context) (list []NodeInfo, err error) {
@@ -128,13 +132,29 @@ func (a *Admin) nodeList(ctx context.Context) (list []NodeInfo, err error) {
 			list = append(list, nodeInfo(&nodes[i]))
 		}
 		pending, err := tx.Intakes(store.IntakePending)
-		for _, p := range pending {
-			list = append(list, NodeInfo{Name: p.Name, NodeID: p.NodeID.String(), State: "pending", Assurance: p.Facts.Assurance.String(), Simulator: p.Facts.Simulator,
-				Sealed: p.Facts.Seal != nil, Roles: p.Facts.Roles, Chip: p.Facts.Chip, EK: hex.EncodeToString(p.Facts.EKDigest[:]), Enrolled: p.Created})
+		for i := range pending {
+			n, err := pendingInfo(tx, &pending[i])
+			if err != nil {
+				return err
+			}
+			list = append(list, n)
 		}
 		return err
 	})
 	return list, err
+}
+
+func pendingInfo(tx *store.Tx, p *store.Intake) (n NodeInfo, err error) {
+	n = NodeInfo{Name: p.Name, NodeID: p.NodeID.String(), State: "pending", Assurance: p.Facts.Assurance.String(), Simulator: p.Facts.Simulator,
+		Roles: p.Facts.Roles, EK: hex.EncodeToString(p.Facts.EKDigest[:]), Enrolled: p.Created, Rule: p.Facts.Rule, Wanted: p.Facts.Approvals}
+	if p.Request != nil {
+		n.Sealed, n.Chip = p.Request.Sealing != nil, p.Request.Chip
+	}
+	if p.Replaces != nil {
+		n.Replaces = p.Replaces.String()
+	}
+	n.Approvals, err = tx.Approvals(p.ID)
+	return n, err
 }
 
 func (a *Admin) nodesCalled(ctx context.Context, name string) ([]NodeInfo, error) {

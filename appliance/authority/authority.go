@@ -15,13 +15,16 @@ package authority
 
 import (
 	"crypto/rand"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/ledger"
+	"github.com/chancery-pki/chancery/appliance/policy"
 	"github.com/chancery-pki/chancery/appliance/store"
 )
 
@@ -33,17 +36,9 @@ type Config struct {
 	Approval chancery.Signer // the pointer record's approval key
 	Now      func() time.Time
 
-	// EKRoots are the manufacturers whose EK certificates are believed.
-	EKRoots *x509.CertPool
-	// SimulatorRoots are the makers of simulators. Chips under them are
-	// simulators, whatever they say.
-	SimulatorRoots *x509.CertPool
-	AllowSimulator bool
-	// AllowWeakChips lets chips enrol whose firmware is known to give keys
-	// away, with the assurance of software.
-	AllowWeakChips bool
-	// MinAssurance is the least that a chip must prove.
-	MinAssurance chancery.AssuranceLevel
+	Roots  evidence.Roots
+	Policy *policy.Policy // in force at the start; see [Authority.Policy]
+	Logger *slog.Logger
 	// Life is the life of a certificate, at most the pointer record's MaxLife.
 	Life time.Duration
 	// ReattestWindow is how long after its last certificate expired a node
@@ -56,7 +51,9 @@ type Config struct {
 // An Authority applies the rules. Its methods may be called concurrently.
 type Authority struct {
 	Config
-	fleet chancery.FleetID
+	fleet  chancery.FleetID
+	policy atomic.Pointer[policy.Policy]
+	signed trees // CA:N:S, lately
 	// challengeKey makes reseal challenges that need no state. It is new with
 	// every start; a challenge that spans a restart is asked for again.
 	challengeKey [32]byte
@@ -71,9 +68,13 @@ func New(c Config) (*Authority, error) {
 		return nil, fmt.Errorf("the approval key is %s, the pointer record says %s", c.Approval.PublicKey(), c.Pointer.Approval)
 	}
 	a := &Authority{Config: c, fleet: c.Pointer.FleetID()}
+	a.policy.Store(c.Policy)
 	rand.Read(a.challengeKey[:])
 	return a, nil
 }
+
+// Policy returns the policy that is in force.
+func (a *Authority) Policy() *policy.Policy { return a.policy.Load() }
 
 // Fleet returns the fleet.
 func (a *Authority) Fleet() chancery.FleetID { return a.fleet }

@@ -3,14 +3,16 @@ package authority
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"path"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/evidence"
+	"github.com/chancery-pki/chancery/appliance/policy"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/tpm"
 )
@@ -25,7 +27,7 @@ type Channel struct {
 // all of them before CA:SK is asked for anything.
 func (a *Authority) Connect(ctx context.Context, ch Channel, req *chancery.InitialConnection) (*chancery.Answer, error) {
 	c := &connection{a: a, ch: ch, req: req}
-	gates := []func(context.Context) error{c.form, c.keys, c.standing, c.authorised, c.possession, c.nodeKeyArea, c.chip, c.free}
+	gates := []func(context.Context) error{c.form, c.keys, c.alive, c.authorised, c.possession, c.nodeKeyArea, c.chip, c.policy, c.free}
 	for _, gate := range gates {
 		if err := gate(ctx); err != nil {
 			return nil, err
@@ -40,24 +42,25 @@ type connection struct {
 	ch  Channel
 	req *chancery.InitialConnection
 
-	nodeKey chancery.PublicKey
-	nodeID  chancery.NodeID
-	ak      tpm.AttestationKey
-	ek      tpm.EndorsementKey
-	pop     chancery.PoP
-	token   *store.Token // nil for a renewal
-	facts   store.Facts
+	claim    *evidence.Claim
+	standing evidence.Standing
+	token    *store.Token // nil without one
+	enrolled *store.Node  // under this key, for a renewal
+	replaces *store.Node  // whose place it takes
+	revoked  bool         // a node on this chip was
+	facts    store.Facts
+	decision *policy.Decision
 }
 
 // form looks at sizes and names.
 func (c *connection) form(context.Context) error {
-	if len(c.req.Nonce) != 32 {
-		return refuse(400, "malformed", "", "nonce has %d bytes, want 32", len(c.req.Nonce))
-	}
 	for _, s := range []string{c.req.Chip.Manufacturer, c.req.Chip.Model, c.req.Chip.Firmware} {
 		if !printable(s) {
 			return refuse(400, "malformed", "", "the chip's description is not up to %d printable ASCII characters", maxText)
 		}
+	}
+	if _, err := firmware(c.req.Chip); err != nil {
+		return err
 	}
 	if err := chancery.ValidateName(c.req.Name); err != nil {
 		return refuse(400, "bad-name", "choose another name with --name", "%v", err)
@@ -79,80 +82,114 @@ func printable(s string) bool {
 	return len(s) <= maxText
 }
 
-// keys parses the public keys: a hash, a point off the curve, a compressed
-// point or the point at infinity ends here.
+// firmware reads the version that a chip claims.
+func firmware(c chancery.Chip) (uint64, error) {
+	v, err := strconv.ParseUint(c.Firmware, 16, 64)
+	if err != nil || len(c.Firmware) != 16 {
+		return 0, refuse(400, "malformed", "", "the chip's firmware version is not 16 hexadecimal digits")
+	}
+	return v, nil
+}
+
+// keys parses the public keys.
 func (c *connection) keys(context.Context) (err error) {
-	if c.nodeKey, err = chancery.ParsePublicKey(c.req.NodeKey); err != nil {
-		return refuse(400, "bad-key", "", "N:PK: %v", err)
+	if c.claim, err = evidence.Parse(c.a.fleet, c.req, c.ch.Exporter); err != nil {
+		return broken(err)
 	}
-	if c.nodeKey.Suite() != chancery.P256 {
-		return refuse(400, "bad-key", "", "N:PK has suite %s, want %s", c.nodeKey.Suite(), chancery.P256)
-	}
-	if c.ak, err = tpm.ParseAttestationKey(c.req.AKPublic); err != nil {
-		return evidence(err)
-	}
-	if c.ek, err = tpm.ParseEndorsementKey(c.req.EKPublic); err != nil {
-		return evidence(err)
-	}
-	c.nodeID = chancery.NewNodeID(c.a.fleet, c.nodeKey)
-	akName := c.ak.Name()
-	c.facts = store.Facts{
-		NodeKey:    c.req.NodeKey,
-		NodePublic: c.req.NodePublic,
-		AKPublic:   c.req.AKPublic,
-		EK:         c.ek.SPKI(),
-		EKDigest:   sha256.Sum256(c.ek.SPKI()),
-		Chip:       c.req.Chip,
-		Seal:       c.req.Sealing,
-		Simulator:  c.req.Chip.Simulator,
-	}
-	c.pop = chancery.PoP{NodeKey: c.nodeKey, AKName: akName[:], EKDigest: c.facts.EKDigest, NodeNonce: [32]byte(c.req.Nonce), Exporter: c.ch.Exporter}
+	c.facts = store.Facts{EK: c.claim.EK.SPKI(), EKDigest: c.claim.EKDigest}
 	return nil
 }
 
-// evidence turns a broken link of the evidence into a refusal.
-func evidence(err error) error {
-	if e, ok := errors.AsType[*tpm.EvidenceError](err); ok {
-		return refuse(403, "evidence-"+e.Link, "", "%v", err)
+// broken turns a broken link of the evidence into a refusal.
+func broken(err error) error {
+	e, ok := errors.AsType[*tpm.EvidenceError](err)
+	if !ok {
+		return err
 	}
-	return err
+	switch e.Link {
+	case evidence.LinkForm:
+		return refuse(400, "malformed", "", "%v", e.Reason)
+	case evidence.LinkNodePK:
+		return refuse(400, "bad-key", "", "%v", e.Reason)
+	case evidence.LinkPoP:
+		return refuse(403, "bad-pop", "no TLS-terminating proxy may stand between node and coordinator", "%v", e.Reason)
+	case evidence.LinkNS:
+		return refuse(403, "bad-n-s", "", "%v", e.Reason)
+	case evidence.LinkClock:
+		return refuse(403, "clock", "set the node's clock", "%v", e.Reason)
+	}
+	return refuse(403, "evidence-"+e.Link, "", "%v", err)
 }
 
-// standing refuses nodes and chips that were revoked.
-func (c *connection) standing(ctx context.Context) error {
-	return c.a.Store.View(ctx, func(tx *store.Tx) error { return checkStanding(tx, c.nodeID, c.facts.EKDigest) })
+// alive refuses nodes that were revoked, and finds out what the operator has
+// noted of the chip.
+func (c *connection) alive(ctx context.Context) error {
+	return c.a.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if err := checkAlive(tx, c.claim.NodeID); err != nil {
+			return err
+		}
+		if c.revoked, err = tx.RevokedChip(c.facts.EKDigest); err != nil {
+			return err
+		}
+		c.facts.EKLists, err = tx.EKLists(c.facts.EKDigest)
+		return err
+	})
 }
 
-func checkStanding(tx *store.Tx, id chancery.NodeID, ek [32]byte) error {
+func checkAlive(tx *store.Tx, id chancery.NodeID) error {
 	node, err := tx.Node(id)
-	if err == nil && node.State == store.NodeRevoked {
-		return refuse(403, "revoked", "a revoked node stays revoked", "node %s was revoked %s", node.Name, node.Revoked.Format(time.RFC3339))
+	if err == nil && node.State != store.NodeActive {
+		return refuse(403, "revoked", "a revoked node stays revoked", "node %s was %s %s", node.Name, node.State, node.Revoked.Format(time.RFC3339))
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
-	}
-	revoked, err := tx.RevokedChip(ek)
-	if err != nil {
-		return err
-	}
-	if revoked {
-		return refuse(403, "revoked", "a revoked chip stays revoked", "a node on this chip was revoked")
 	}
 	return nil
 }
 
 // authorised asks for a token, or for a renewal's own certificate, or, of a
-// node that was away too long for that, for its old key and chip.
+// node that was away too long for that, for its old key and chip. Who shows
+// none of it may still be on an operator's list of chips.
 func (c *connection) authorised(ctx context.Context) error {
-	if c.ch.Peer != nil {
-		if c.ch.Peer.NodeID != c.nodeID || c.ch.Peer.Name != c.req.Name {
-			return refuse(403, "not-yours", "", "a renewal is for the node, key and name that the session was opened with")
+	if c.ch.Peer != nil && (c.ch.Peer.NodeID != c.claim.NodeID || c.ch.Peer.Name != c.req.Name) {
+		return refuse(403, "not-yours", "", "a renewal is for the node, key and name that the session was opened with")
+	}
+	if c.req.Rejoin {
+		if err := c.rejoins(ctx); err != nil {
+			return err
 		}
-		return c.known(ctx)
 	}
-	if c.req.TokenID == "" {
-		return c.known(ctx)
+	switch {
+	case c.ch.Peer == nil && c.req.TokenID != "":
+		return c.byToken(ctx)
+	case c.replaces != nil && c.replaces.EKDigest == c.facts.EKDigest:
+		c.facts.TokenNames, c.facts.TokenRoles = c.replaces.Token, c.replaces.TokenRoles
+		return nil
 	}
+	known, err := c.known(ctx)
+	if err == nil && !known && len(c.facts.EKLists) == 0 {
+		return noToken(nil, c.req.Name)
+	}
+	return err
+}
+
+// rejoins finds the node whose place is asked for.
+func (c *connection) rejoins(ctx context.Context) error {
+	return c.a.Store.View(ctx, func(tx *store.Tx) error {
+		node, err := tx.NodeByName(c.req.Name)
+		if err != nil || node.State != store.NodeActive || node.ID == c.claim.NodeID {
+			if err == nil || errors.Is(err, store.ErrNotFound) {
+				err = refuse(409, "nothing-to-replace", "use chancery-agent join", "no other live node is called %s", c.req.Name)
+			}
+			return err
+		}
+		c.replaces = node
+		return nil
+	})
+}
+
+// byToken admits who knows a join token.
+func (c *connection) byToken(ctx context.Context) error {
 	id, err := hex.DecodeString(c.req.TokenID)
 	if err != nil || len(id) != len(chancery.TokenID{}) {
 		return noToken(nil, c.req.Name)
@@ -164,7 +201,7 @@ func (c *connection) authorised(ctx context.Context) error {
 	if err != nil {
 		return noToken(err, c.req.Name)
 	}
-	if !c.token.Key.Check(c.a.fleet, c.pop, c.req.Name, c.req.TokenProof) {
+	if !c.token.Key.Check(c.a.fleet, c.claim.PoP, c.req.Name, c.req.TokenProof) {
 		return noToken(nil, c.req.Name)
 	}
 	// From here on the other end has shown that it knows the token.
@@ -177,23 +214,29 @@ func (c *connection) authorised(ctx context.Context) error {
 	if ok, err := path.Match(c.token.Names, c.req.Name); err != nil || !ok {
 		return refuse(403, "token-name", "choose a name that fits with --name, or "+tokenHint+c.req.Name, "join token is for names like %q, not for %q", c.token.Names, c.req.Name)
 	}
-	c.facts.Roles, c.facts.Approve = c.token.Roles, c.token.Approve
+	c.facts.TokenNames, c.facts.TokenRoles = c.token.Names, c.token.Roles
 	return nil
 }
 
 // known admits a node without a token: one that is enrolled under this key,
 // name and chip. Its N:C may have expired, but not longer ago than the window;
 // the evidence that follows is asked of it as of any other.
-func (c *connection) known(ctx context.Context) error {
-	return c.a.Store.View(ctx, func(tx *store.Tx) error {
-		node, err := tx.Node(c.nodeID)
+func (c *connection) known(ctx context.Context) (known bool, err error) {
+	return known, c.a.Store.View(ctx, func(tx *store.Tx) error {
+		node, err := tx.Node(c.claim.NodeID)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
 		if err != nil {
-			return noToken(err, c.req.Name)
+			return err
 		}
 		if node.Name != c.req.Name || node.EKDigest != c.facts.EKDigest {
 			return refuse(403, "other-chip", "enrol the node anew, with a token", "the name or the chip is not the one that the node was enrolled with")
 		}
-		entries, err := tx.EntriesOf(c.a.Ledger.Log(), c.nodeID)
+		if node.Held != "" {
+			return refuse(403, "held", "an operator looks at it and runs: chancery node release "+node.Name, "%s is held: %s", node.Name, node.Held)
+		}
+		entries, err := tx.EntriesOf(c.a.Ledger.Log(), node.ID)
 		if err != nil {
 			return err
 		}
@@ -206,7 +249,8 @@ func (c *connection) known(ctx context.Context) error {
 		if c.a.Now().After(last.Add(c.a.ReattestWindow)) {
 			return refuse(403, "away-too-long", "enrol it with a token: chancery token create --name "+node.Name, "the last certificate of %s expired %s, more than %s ago", node.Name, last.Format(time.RFC3339), c.a.ReattestWindow)
 		}
-		c.facts.Roles = node.Roles
+		known, c.enrolled = true, node
+		c.facts.TokenNames, c.facts.TokenRoles = node.Token, node.TokenRoles
 		return nil
 	})
 }
@@ -223,97 +267,98 @@ func noToken(err error, name string) error {
 const tokenHint = "make one with: chancery token create --name "
 
 // possession verifies that the node holds N:SK at this connection's end.
-func (c *connection) possession(context.Context) error {
-	if err := c.nodeKey.Verify(c.a.fleet, c.pop, c.req.PoP); err != nil {
-		return refuse(403, "bad-pop", "no TLS-terminating proxy may stand between node and coordinator", "proof of possession: %v", err)
-	}
-	return nil
-}
+func (c *connection) possession(context.Context) error { return broken(c.claim.Possession()) }
 
 // nodeKeyArea checks what N:PK's public area claims. It is proven later.
 func (c *connection) nodeKeyArea(context.Context) error {
-	node, err := tpm.ParseNodeKey(c.req.NodePublic, c.nodeKey)
-	if err != nil {
-		return evidence(err)
-	}
-	s := c.req.Sealing
-	if (s != nil) != node.Sealed {
-		return refuse(400, "malformed", "", "the request and the key disagree on whether N:SK is sealed")
-	}
-	if s == nil {
-		return nil
-	}
-	if len(s.Nonce) != 32 || len(s.PCRDigest) != 32 {
-		return refuse(400, "malformed", "", "sealing nonce and PCR digest have %d and %d bytes, want 32", len(s.Nonce), len(s.PCRDigest))
-	}
-	return evidence(node.CheckSeal(c.a.seal(s, c.ak.Name())))
+	return broken(c.claim.KeyArea(c.a.Pointer.Approval))
 }
 
-// seal returns the seal that a node claims or, once proven, has.
-func (a *Authority) seal(s *chancery.Sealing, ak tpm.Name) tpm.Seal {
-	return tpm.Seal{
-		Sealing:   tpm.Sealing{Approval: a.Pointer.Approval, Nonce: [32]byte(s.Nonce), PCRs: s.PCRs},
-		AK:        ak,
-		Epoch:     s.Epoch,
-		PCRDigest: [32]byte(s.PCRDigest),
+// chip judges the endorsement key: whose chip is it? A certificate that leads
+// to no root counts only for a chip that the operator knows otherwise.
+func (c *connection) chip(context.Context) (err error) {
+	if c.standing, err = c.claim.Standing(c.a.Roots, c.a.Now()); err != nil {
+		return broken(err)
 	}
-}
-
-// chip judges the endorsement key: whose chip is it?
-func (c *connection) chip(context.Context) error {
-	c.facts.Assurance = chancery.AssuranceTPM
-	if len(c.req.EKCertificate) > 0 {
-		cert, err := tpm.ParseEKCertificate(c.req.EKCertificate)
-		if err == nil {
-			err = cert.Matches(c.ek)
-		}
-		if err != nil {
-			return evidence(err)
-		}
-		if c.a.SimulatorRoots != nil && cert.Verify(c.req.EKChain, c.a.SimulatorRoots, c.a.Now()) == nil {
-			c.facts.Simulator = true
-		} else if err := cert.Verify(c.req.EKChain, c.a.EKRoots, c.a.Now()); err != nil {
-			return evidence(err)
-		}
-		c.facts.Assurance = chancery.AssuranceEK
+	if c.standing.Unknown != nil && len(c.facts.EKLists) == 0 && !c.a.Policy().NamesEK(c.facts.EKDigest) {
+		return broken(c.standing.Unknown)
 	}
-	if err := c.weak(); err != nil {
-		return err
-	}
-	if c.facts.Simulator && !c.a.AllowSimulator {
-		return refuse(403, "simulator", "for trials only: allow_simulator = true in the coordinator's configuration", "the chip is a simulator")
-	}
-	if c.facts.Assurance < c.a.MinAssurance {
-		return refuse(403, "assurance", "the chip has no EK certificate; the coordinator's min_assurance decides", "the chip proves assurance %q, the coordinator asks for %q", c.facts.Assurance, c.a.MinAssurance)
+	c.facts.Simulator = c.standing.Simulator
+	if cert := c.standing.Certificate; cert != nil && c.standing.Unknown == nil {
+		c.facts.Issuer = cert.Cert.Issuer.String()
 	}
 	return nil
 }
 
-// weak refuses firmware that is known to give keys away. Where it is allowed
-// all the same, the chip proves no more than a file would.
-func (c *connection) weak() error {
-	firmware, err := strconv.ParseUint(c.req.Chip.Firmware, 16, 64)
-	if err != nil {
-		return refuse(400, "malformed", "", "the chip's firmware version is not 16 hexadecimal digits")
+// policy asks the policy, which may want to see more before it says yes.
+func (c *connection) policy(context.Context) error {
+	c.decision = c.a.Policy().Decide(c.subject())
+	if c.decision.Action == policy.Refuse && !c.decision.Open {
+		return refused(c.decision)
 	}
-	list := tpm.Weaknesses(c.req.Chip.Manufacturer, firmware)
-	if len(list) == 0 {
-		return nil
-	}
-	if !c.a.AllowWeakChips {
-		return refuse(403, "weak-chip", "update the chip's firmware, then make a new key; allow_weak_chips in the coordinator's configuration lets it in with assurance 0",
-			"the firmware of the chip gives keys away: %s", list[0])
-	}
-	c.facts.Assurance = chancery.AssuranceSoftware
 	return nil
+}
+
+func refused(d *policy.Decision) error { return refuse(403, d.Code, d.Hint, "%s", d.Reason) }
+
+// subject is what is known before the chip has proven anything.
+func (c *connection) subject() *policy.Subject {
+	s := subject(c.req, &c.facts, c.standing)
+	s.Enrolled = c.enrolled != nil || c.replaces != nil && c.replaces.EKDigest == c.facts.EKDigest
+	s.Revoked = c.revoked && c.enrolled == nil
+	return s
+}
+
+func subject(req *chancery.InitialConnection, f *store.Facts, standing evidence.Standing) *policy.Subject {
+	version, _ := firmware(req.Chip) // form has seen to it
+	s := &policy.Subject{
+		EKDigest: f.EKDigest, EKLists: f.EKLists, Issuer: f.Issuer, Manufacturer: req.Chip.Manufacturer, Model: req.Chip.Model, Firmware: version,
+		Simulator: standing.Simulator, Assurance: standing.Assurance, Sealed: req.Sealing != nil, Name: req.Name, Token: f.TokenNames,
+	}
+	weigh(s)
+	if standing.Certificate != nil && standing.Unknown == nil {
+		s.Manufacturer = standing.Certificate.Vendor()
+		weigh(s)
+	}
+	return s
+}
+
+// weigh notes why the firmware gives keys away, if it is known to. What a chip
+// says of itself can only make its standing worse, so a flaw that was noted
+// stays.
+func weigh(s *policy.Subject) {
+	if list := tpm.Weaknesses(s.Manufacturer, s.Firmware); len(list) > 0 {
+		s.Weakness = list[0].String()
+	}
+}
+
+// decided notes what the policy has decided.
+func decided(f *store.Facts, d *policy.Decision, p *policy.Policy) {
+	f.Assurance, f.Rule, f.Policy, f.Life, f.Live = d.Assurance, d.Rule, p.Hash, d.Life, d.Live
+	f.Roles = slices.Compact(slices.Sorted(slices.Values(slices.Concat(f.TokenRoles, d.Roles))))
+	if d.Action == policy.Approve {
+		f.Approvals = max(f.Approvals, d.Approvals)
+	}
 }
 
 // free checks that neither the name nor the chip has another live node.
 func (c *connection) free(ctx context.Context) error {
-	return c.a.Store.View(ctx, func(tx *store.Tx) error { return checkFree(tx, c.req.Name, c.nodeID, c.facts.EKDigest) })
+	var replaces *chancery.NodeID
+	if c.replaces != nil {
+		replaces = &c.replaces.ID
+	}
+	return c.a.Store.View(ctx, func(tx *store.Tx) error {
+		return checkFree(tx, c.req.Name, c.claim.NodeID, c.facts.EKDigest, max(c.decision.Live, 1), replaces)
+	})
 }
 
-func checkFree(tx *store.Tx, name string, id chancery.NodeID, ek [32]byte) error {
+// checkFree checks that the key has no other name, the name no other node, and
+// the chip fewer live nodes than it may have; the one that is replaced does not
+// count.
+func checkFree(tx *store.Tx, name string, id chancery.NodeID, ek [32]byte, live int, replaces *chancery.NodeID) error {
+	other := func(n *store.Node) bool {
+		return n.State == store.NodeActive && n.ID != id && (replaces == nil || n.ID != *replaces)
+	}
 	node, err := tx.Node(id)
 	if err == nil && node.State == store.NodeActive && node.Name != name {
 		return refuse(409, "other-name", "join under that name", "this key is enrolled as %s already", node.Name)
@@ -322,18 +367,19 @@ func checkFree(tx *store.Tx, name string, id chancery.NodeID, ek [32]byte) error
 		return err
 	}
 	node, err = tx.NodeByName(name)
-	if err == nil && node.State == store.NodeActive && node.ID != id {
-		return refuse(409, "name-taken", "choose another name, or revoke that node first: chancery node revoke "+name, "the name %s belongs to another node", name)
+	if err == nil && other(node) {
+		return refuse(409, "name-taken", "choose another name, or revoke that node first: chancery node revoke "+name+"; if this machine is that node, and lost its key: chancery-agent rejoin", "the name %s belongs to another node", name)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	node, err = tx.LiveChip(ek)
-	if err == nil && node.ID != id {
-		return refuse(409, "chip-enrolled", "a chip has one live node, and revoking that one bars the chip for good; bring its key file back, or enrol another chip", "this chip is enrolled as %s already", node.Name)
-	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
+	nodes, err := tx.LiveOnChip(ek)
+	if err != nil {
 		return err
+	}
+	nodes = slices.DeleteFunc(nodes, func(n store.Node) bool { return !other(&n) })
+	if len(nodes) >= live {
+		return refuse(409, "chip-enrolled", "if this machine is that node, and lost its key: chancery-agent rejoin; revoking that one bars the chip unless the policy says otherwise", "this chip is enrolled as %s already", nodes[0].Name)
 	}
 	return nil
 }
@@ -342,11 +388,11 @@ func checkFree(tx *store.Tx, name string, id chancery.NodeID, ek [32]byte) error
 func (c *connection) answer(ctx context.Context) (*chancery.Answer, error) {
 	now := time.Unix(c.a.Now().Unix(), 0).UTC()
 	cans := &chancery.CANS{
-		NodeKey:   c.nodeKey,
-		NodeID:    c.nodeID,
-		AKName:    c.pop.AKName,
+		NodeKey:   c.claim.NodeKey,
+		NodeID:    c.claim.NodeID,
+		AKName:    c.claim.PoP.AKName,
 		EKDigest:  c.facts.EKDigest,
-		NodeNonce: c.pop.NodeNonce,
+		NodeNonce: c.claim.PoP.NodeNonce,
 		Issued:    now,
 		Expires:   now.Add(chancery.MaxCANSLife),
 	}
@@ -354,15 +400,22 @@ func (c *connection) answer(ctx context.Context) (*chancery.Answer, error) {
 	rand.Read(cans.IntakeID[:])
 	var secret [32]byte
 	rand.Read(secret[:])
-	credential, encrypted, err := c.ek.MakeCredential(c.ak.Name(), secret[:])
+	credential, encrypted, err := c.claim.EK.MakeCredential(c.claim.AK.Name(), secret[:])
 	if err != nil {
-		return nil, evidence(err)
+		return nil, broken(err)
 	}
+	if c.token != nil && c.token.Approve || c.replaces != nil {
+		c.facts.Approvals = 1
+	}
+	decided(&c.facts, c.decision, c.a.Policy())
+	c.facts.Reenrol = c.revoked
 	intake := &store.Intake{
 		ID:         cans.IntakeID,
-		NodeID:     c.nodeID,
+		NodeID:     c.claim.NodeID,
 		Name:       c.req.Name,
-		Renewal:    c.token == nil,
+		Renewal:    c.enrolled != nil,
+		Request:    c.req,
+		Exporter:   c.ch.Exporter[:],
 		Facts:      c.facts,
 		Activation: chancery.ActivationProof(secret[:], cans.Hash()),
 		CANSHash:   cans.Hash(),
@@ -372,11 +425,17 @@ func (c *connection) answer(ctx context.Context) (*chancery.Answer, error) {
 	if c.token != nil {
 		intake.Token = c.token.ID[:]
 	}
+	if c.replaces != nil {
+		intake.Replaces = &c.replaces.ID
+	}
 	if err := c.a.Store.Update(ctx, func(tx *store.Tx) error { return tx.InsertIntake(intake) }); err != nil {
 		return nil, err
 	}
 	if err := c.a.Ledger.Answer(ctx, cans); err != nil {
 		return nil, err
+	}
+	if tree, err := cans.Tree(); err == nil {
+		c.a.signed.add(tree, cans.Signature)
 	}
 	return &chancery.Answer{
 		Intake:           cans.IntakeID.String(),
@@ -384,5 +443,7 @@ func (c *connection) answer(ctx context.Context) (*chancery.Answer, error) {
 		CredentialBlob:   credential,
 		EncryptedSecret:  encrypted,
 		CoordinatorClock: now.Unix(),
+		QuotePCRs:        c.decision.Quote,
+		EventLog:         c.decision.EventLog,
 	}, nil
 }

@@ -89,6 +89,14 @@ func TestEvidence(t *testing.T) {
 		{"no creation data", "evidence-creation", func(s *chancery.Submission) { s.CreationData = nil }},
 		{"an attestation that is too long", "evidence-creation", func(s *chancery.Submission) { s.Creation.Attest = make([]byte, 1025) }},
 
+		{"no CA:N:S", "malformed", func(s *chancery.Submission) { s.CANS = nil }},
+		{"the CA:N:S of another attempt", "bad-n-s", func(s *chancery.Submission) { s.CANS = before.CANS }},
+		{"a CA:N:S that CA:SK did not sign", "bad-n-s", func(s *chancery.Submission) {
+			cans := n.CANS(answer)
+			cans.Signature = n.NS(hash).Signature
+			s.CANS = cans.Marshal()
+		}},
+
 		{"no epoch for a sealed key", "malformed", func(s *chancery.Submission) { s.Epoch = nil }},
 		{"the epoch over other qualifying data", "evidence-epoch", func(s *chancery.Submission) { s.Epoch = new(n.Epoch(stale)) }},
 		{"a quote for the epoch", "evidence-epoch", func(s *chancery.Submission) { s.Epoch = &quote.Attestation }},

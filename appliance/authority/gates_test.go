@@ -16,6 +16,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
 	"github.com/chancery-pki/chancery/tpm"
 	"github.com/chancery-pki/chancery/tpm/tpmtest"
@@ -263,6 +264,12 @@ func TestTokenRoles(t *testing.T) {
 	}
 }
 
+// withPolicy has an authority work under a policy of one rule with these lines.
+func withPolicy(t *testing.T, lines string) func(*authority.Config) {
+	p := appliancetest.Policy(t, "version = 1\n[[rule]]\nname = \"rule\"\ndecide = \"auto\"\n"+lines)
+	return func(c *authority.Config) { c.Policy = p }
+}
+
 // What a coordinator asks of a chip is its operator's choice.
 func TestChipRules(t *testing.T) {
 	w := newWorld(t)
@@ -287,23 +294,21 @@ func TestChipRules(t *testing.T) {
 	unsaid := n.Connection(channel.Exporter)
 	unsaid.Chip.Firmware = "73.4"
 
-	no := func(c *authority.Config) { c.SimulatorRoots = nil }
+	unknown := func(c *authority.Config) { c.Roots.Simulators = nil }
+	rule := func(lines string) func(*authority.Config) { return withPolicy(t, lines) }
 	for _, test := range []struct {
 		what, code string
 		req        *chancery.InitialConnection
 		rules      []func(*authority.Config)
 	}{
-		{"an unknown manufacturer", "evidence-ek-certificate", good, []func(*authority.Config){no}},
+		{"an unknown manufacturer", "evidence-ek-certificate", good, []func(*authority.Config){unknown}},
 		{"a platform certificate for the EK's", "evidence-ek-certificate", platformed, nil},
-		{"a simulator where none is allowed", "simulator", good, []func(*authority.Config){func(c *authority.Config) { c.AllowSimulator = false }}},
-		{"a simulator that says it is none", "simulator", boast, []func(*authority.Config){func(c *authority.Config) { c.AllowSimulator = false }}},
-		{"a simulator without certificate", "simulator", without, []func(*authority.Config){func(c *authority.Config) {
-			c.AllowSimulator, c.MinAssurance = false, chancery.AssuranceTPM
-		}}},
+		{"a simulator where none is allowed", "simulator", good, []func(*authority.Config){rule("")}},
+		{"a simulator that says it is none", "simulator", boast, []func(*authority.Config){rule("")}},
+		{"a simulator without certificate", "simulator", without, []func(*authority.Config){rule("require.assurance = 1")}},
 		{"firmware that gives keys away", "weak-chip", weak, nil},
-		{"the same, allowed, where more is asked", "assurance", weak, []func(*authority.Config){func(c *authority.Config) { c.AllowWeakChips = true }}},
+		{"the same, allowed, where more is asked", "assurance", weak, []func(*authority.Config){rule("simulators = true\nweak_chips = true")}},
 		{"firmware of no version", "malformed", unsaid, nil},
-		{"too little assurance", "assurance", good, []func(*authority.Config){func(c *authority.Config) { c.MinAssurance = chancery.AssuranceQuote }}},
 		{"an EK certificate that has expired", "evidence-ek-certificate", good, []func(*authority.Config){func(c *authority.Config) {
 			c.Now = func() time.Time { return w.Clock.Now().AddDate(-100, 0, 0) }
 		}}},
@@ -312,11 +317,11 @@ func TestChipRules(t *testing.T) {
 	}
 
 	// Whose root the certificate is under says what the chip is, not the chip.
-	trusted := w.With(func(c *authority.Config) { c.EKRoots, c.SimulatorRoots = tpmtest.Roots(t), nil })
+	trusted := w.With(func(c *authority.Config) { c.Roots = evidence.Roots{Makers: tpmtest.Roots(t)} })
 	if _, err := trusted.Connect(t.Context(), channel, boast); err != nil {
 		t.Error(err)
 	}
-	modest := w.With(func(c *authority.Config) { c.MinAssurance = chancery.AssuranceTPM })
+	modest := w.With(rule("simulators = true\nrequire.assurance = 1"))
 	answer, err := modest.Connect(t.Context(), channel, without)
 	if err != nil {
 		t.Fatal(err)
@@ -330,7 +335,7 @@ func TestChipRules(t *testing.T) {
 	}
 
 	// A chip that gives keys away proves no more than a file, certificate or not.
-	lenient := w.With(func(c *authority.Config) { c.AllowWeakChips, c.MinAssurance = true, chancery.AssuranceSoftware })
+	lenient := w.With(rule("simulators = true\nweak_chips = true\nrequire.assurance = 0"))
 	leaky := w.other("edge-2")
 	request := leaky.Connection(channel.Exporter)
 	request.Chip.Manufacturer, request.Chip.Firmware = weak.Chip.Manufacturer, weak.Chip.Firmware
@@ -359,7 +364,7 @@ func TestEKOfAnotherChip(t *testing.T) {
 	hash := n.CANS(answer).Hash()
 	w.WantSpent(0, func() {
 		_, err := w.Authority.Submit(t.Context(), w.intake(answer), &chancery.Submission{
-			NS: n.NS(hash).Marshal(), Activation: chancery.ActivationProof(make([]byte, 32), hash),
+			NS: n.NS(hash).Marshal(), CANS: answer.CANS, Activation: chancery.ActivationProof(make([]byte, 32), hash),
 			Creation: n.Creation(n.File, hash), CreationData: n.File.CreationData, Quote: n.Quote(tpm.DefaultPCRs, hash),
 		})
 		wantRefusal(t, "a guessed secret", err, "evidence-activation")

@@ -233,13 +233,13 @@ func TestApproval(t *testing.T) {
 		wantPending(w.submit(answer, sub), nil)
 		wantPending(w.Authority.Verdict(t.Context(), w.intake(answer)))
 		w.wantShut("the token's second use", w.Authority, channel, n.Connection(channel.Exporter), "token-used")
-		_, err := w.Authority.Approve(t.Context(), "edge-2")
+		_, _, err := w.Authority.Approve(t.Context(), "op", "edge-2")
 		wantRefusal(t, "a name that nobody waits under", err, "not-found")
 	})
 	w.Clock.Advance(3 * chancery.MaxCANSLife) // people take their time
 	var nc *chancery.Certificate
 	w.WantSpent(1, func() {
-		v, err := w.Authority.Approve(t.Context(), "edge-1")
+		v, _, err := w.Authority.Approve(t.Context(), "op", "edge-1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +251,7 @@ func TestApproval(t *testing.T) {
 	if err := w.verify(nc); err != nil {
 		t.Error(err)
 	}
-	_, err := w.Authority.Approve(t.Context(), "edge-1")
+	_, _, err := w.Authority.Approve(t.Context(), "op", "edge-1")
 	wantRefusal(t, "a second approval", err, "not-found")
 	wantRefusal(t, "a refusal after the approval", w.Authority.Refuse(t.Context(), "edge-1", ""), "not-found")
 	w.Check()
@@ -270,7 +270,7 @@ func TestApproval(t *testing.T) {
 		if v.Status != chancery.VerdictRefused || v.Reason != "not in this house" {
 			t.Errorf("verdict %+v", v)
 		}
-		_, err := w.Authority.Approve(t.Context(), "edge-2")
+		_, _, err := w.Authority.Approve(t.Context(), "op", "edge-2")
 		wantRefusal(t, "approval of one that was refused", err, "not-found")
 	})
 
@@ -283,7 +283,7 @@ func TestApproval(t *testing.T) {
 		several[n] = w.connect(n)
 		wantPending(w.submit(several[n], n.Submission(several[n])), nil)
 	}
-	_, err = w.Authority.Approve(t.Context(), "edge-2")
+	_, _, err = w.Authority.Approve(t.Context(), "op", "edge-2")
 	wantRefusal(t, "two of a name", err, "several")
 	if err := w.Authority.Refuse(t.Context(), "edge-2", "one at a time"); err != nil {
 		t.Fatal(err)
@@ -308,7 +308,7 @@ func TestApprovedTooLate(t *testing.T) {
 	w.enrol(w.node("edge-1", false))
 	w.revoke("edge-1")
 	w.WantSpent(0, func() {
-		v, err := w.Authority.Approve(t.Context(), "edge-2")
+		v, _, err := w.Authority.Approve(t.Context(), "op", "edge-2")
 		if err != nil || v.Status != chancery.VerdictRefused || v.Reason == "" {
 			t.Errorf("verdict %+v, %v", v, err)
 		}

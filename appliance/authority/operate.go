@@ -46,19 +46,54 @@ func (a *Authority) CreateToken(ctx context.Context, r TokenRequest) (chancery.T
 	return t, k.Expires, a.Store.Update(ctx, func(tx *store.Tx) error { return tx.InsertToken(k) })
 }
 
-// Approve issues what a node of the name waits for.
-func (a *Authority) Approve(ctx context.Context, name string) (*chancery.Verdict, error) {
+// Approve notes that an operator approves what a node of the name waits for,
+// and issues it if no others are asked. left is how many still are.
+func (a *Authority) Approve(ctx context.Context, operator, name string) (v *chancery.Verdict, left int, err error) {
 	in, err := a.pending(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	err = a.Store.Update(ctx, func(tx *store.Tx) error {
-		return tx.MoveIntake(in.ID, store.IntakePending, store.IntakeApproved, "")
+		count, err := tx.Approve(in.ID, operator, a.Now())
+		if errors.Is(err, store.ErrTaken) {
+			return refuse(409, "approved", "somebody else has to", "%s has approved %s already", operator, name)
+		}
+		if err != nil {
+			return err
+		}
+		if left = max(in.Facts.Approvals-count, 0); left > 0 {
+			return nil
+		}
+		return notFound(tx.MoveIntake(in.ID, store.IntakePending, store.IntakeApproved, ""), "%s does not wait for approval any more", name)
 	})
 	if err != nil {
-		return nil, notFound(err, "%s does not wait for approval any more", name)
+		return nil, 0, err
 	}
-	return a.Verdict(ctx, in.ID)
+	a.Logger.Info("node approved", "name", name, "intake", in.ID, "operator", operator, "others_wanted", left)
+	v, err = a.Verdict(ctx, in.ID)
+	if err == nil && in.Replaces != nil && v.Status == chancery.VerdictIssued {
+		// The certificates of the node whose place it took are revoked.
+		err = a.Ledger.PublishCRL(ctx)
+	}
+	return v, left, err
+}
+
+// Release ends a hold: the node is renewed again.
+func (a *Authority) Release(ctx context.Context, operator, name string) error {
+	err := a.Store.Update(ctx, func(tx *store.Tx) error {
+		node, err := tx.NodeByName(name)
+		if err != nil || node.State != store.NodeActive {
+			return notFound(store.ErrNotFound, "no live node is called %s", name)
+		}
+		if node.Held == "" {
+			return refuse(409, "not-held", "", "%s is not held", name)
+		}
+		return tx.Hold(node.ID, "")
+	})
+	if err == nil {
+		a.Logger.Info("node released", "name", name, "operator", operator)
+	}
+	return err
 }
 
 // Refuse turns down all that wait under the name.

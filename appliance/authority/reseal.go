@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/tpm"
 )
@@ -76,23 +77,20 @@ func (a *Authority) checkReseal(ctx context.Context, id chancery.NodeID, req *ch
 		return nil, err
 	}
 	qualifying := chancery.ResealQualifying(a.fleet, id, [32]byte(req.Challenge))
-	values, err := pcrValues(req.Quote.Values)
+	quote, err := evidence.VerifyQuote(ak, req.Quote, qualifying)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := ak.VerifyQuote(attestation(req.Quote.Attestation), values, qualifying); err != nil {
-		return nil, evidence(err)
+		return nil, broken(err)
 	}
 	if req.Epoch == nil {
 		return nil, refuse(400, "malformed", "", "the attestation of the epoch counter is missing")
 	}
-	epoch, _, err := ak.VerifyEpoch(attestation(*req.Epoch), a.Pointer.Approval, qualifying)
+	epoch, _, err := ak.VerifyEpoch(evidence.Attestation(*req.Epoch), a.Pointer.Approval, qualifying)
 	if err != nil {
-		return nil, evidence(err)
+		return nil, broken(err)
 	}
 	// Approve refuses values of other PCRs than the sealing ones; tell the
 	// node now, not the operator later.
-	if _, err := a.seal(node.Seal, ak.Name()).Approve(epoch, values); err != nil {
+	if _, err := evidence.Seal(node.Seal, ak.Name(), a.Pointer.Approval).Approve(epoch, quote.Values); err != nil {
 		return nil, refuse(400, "malformed", "", "%v", err)
 	}
 	return &store.Reseal{NodeID: id, Epoch: epoch, PCRs: req.Quote.Values, Asked: a.Now()}, nil
@@ -134,11 +132,11 @@ func (a *Authority) ApproveReseal(ctx context.Context, name string) (*store.Rese
 	if wish.Signature != nil {
 		return nil, refuse(409, "approved", "", "the state that %s asked for is approved already", name)
 	}
-	values, err := pcrValues(wish.PCRs)
+	values, err := evidence.Values(wish.PCRs)
 	if err != nil {
 		return nil, err
 	}
-	approval, err := a.seal(node.Seal, ak.Name()).Approve(wish.Epoch, values)
+	approval, err := evidence.Seal(node.Seal, ak.Name(), a.Pointer.Approval).Approve(wish.Epoch, values)
 	if err != nil {
 		return nil, err
 	}

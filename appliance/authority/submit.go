@@ -3,21 +3,18 @@ package authority
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/evidence"
+	"github.com/chancery-pki/chancery/appliance/policy"
+	"github.com/chancery-pki/chancery/appliance/secondopinion"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
-	"github.com/chancery-pki/chancery/tpm"
+	"github.com/chancery-pki/chancery/tpm/eventlog"
 )
-
-// maxClockSkew is how far a node's clock may be off when it signs N:S.
-const maxClockSkew = 24 * time.Hour
 
 // ParseIntakeID reads an intake's identifier from a URL.
 func ParseIntakeID(s string) (chancery.IntakeID, error) {
@@ -46,24 +43,18 @@ func (a *Authority) Submit(ctx context.Context, id chancery.IntakeID, sub *chanc
 	if a.Now().After(in.Expires) {
 		return nil, refuse(410, "intake-expired", "join again", "CA:N:S expired %s", in.Expires.Format(time.RFC3339))
 	}
-	if err := a.checkNS(in, sub); err != nil {
-		return nil, err
-	}
-	if err := a.checkEvidence(in, sub); err != nil {
+	if err := a.prove(in, sub); err != nil {
 		return nil, err
 	}
 	state := store.IntakeApproved
-	if in.Facts.Approve {
+	if in.Facts.Approvals > 0 {
 		state = store.IntakePending
 	}
-	kept, err := json.Marshal(sub)
-	if err != nil {
-		return nil, err
-	}
+	in.NS, in.Submission, in.Submitted = sub.NS, sub, a.Now()
 	err = a.Store.Update(ctx, func(tx *store.Tx) error {
 		// First: a repetition must not be told that it has used up the token
 		// itself.
-		if err := tx.SubmitIntake(id, state, sub.NS, string(kept)); err != nil || in.Token == nil {
+		if err := tx.SubmitIntake(in, state); err != nil || in.Token == nil {
 			return err
 		}
 		return notUsable(tx.UseToken(chancery.TokenID(in.Token)))
@@ -84,99 +75,113 @@ func notUsable(err error) error {
 	return err
 }
 
-// checkNS verifies N:S.
-func (a *Authority) checkNS(in *store.Intake, sub *chancery.Submission) error {
-	ns, err := chancery.ParseNS(sub.NS)
+// prove verifies what the chip has shown, and asks the policy again, now that
+// the boot state is known.
+func (a *Authority) prove(in *store.Intake, sub *chancery.Submission) error {
+	claim, err := evidence.Parse(a.fleet, in.Request, [32]byte(in.Exporter))
+	if err != nil {
+		return err
+	}
+	proof, err := claim.Prove(&evidence.Question{CANSHash: in.CANSHash, Activation: in.Activation, Approval: a.Pointer.Approval, Renewal: in.Renewal, Asked: a.Now()}, sub)
+	if err != nil {
+		return broken(err)
+	}
+	if err := a.echoed(in, sub); err != nil {
+		return err
+	}
+	f := &in.Facts
+	standing := evidence.Standing{Assurance: chancery.AssuranceTPM, Simulator: f.Simulator}
+	if f.Issuer != "" {
+		standing.Assurance = chancery.AssuranceEK
+	}
+	s := subject(in.Request, f, standing)
+	s.Enrolled = in.Renewal || in.Replaces != nil && in.Token == nil
+	s.Revoked = f.Reenrol
+	p := a.Policy()
+	d, err := a.judge(p, s, in.Request.AKPublic, in.CANSHash, sub, proof)
+	if err != nil {
+		return err
+	}
+	if d.Action == policy.Refuse {
+		return refused(d)
+	}
+	decided(f, d, p)
+	return nil
+}
+
+// judge asks the policy about a node whose chip has proven its state.
+func (a *Authority) judge(p *policy.Policy, s *policy.Subject, ak []byte, qualifying [32]byte, sub *chancery.Submission, proof *evidence.Proof) (*policy.Decision, error) {
+	// The chip signed its firmware's version; what it said before was its word.
+	s.Firmware = proof.Creation.Firmware
+	weigh(s)
+	s.Booted = booted(proof.Quote, proof.EventLog)
+	d := p.Decide(s)
+	if d.Action != policy.Refuse && d.SecondOpinion {
+		if err := a.secondOpinion(ak, qualifying, sub.Quote, sub.EventLog); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// seen reads again what an intake's node has shown of its boot state.
+func seen(claim *evidence.Claim, in *store.Intake) (q *evidence.Quote, l *eventlog.Log, err error) {
+	if in.Submission.Quote == nil {
+		return nil, nil, nil
+	}
+	if q, err = evidence.VerifyQuote(claim.AK, in.Submission.Quote, in.CANSHash); err == nil && len(in.Submission.EventLog) > 0 {
+		l, err = evidence.VerifyEventLog(in.Submission.EventLog, q)
+	}
+	return q, l, err
+}
+
+// booted is a boot state as the policy looks at it.
+func booted(q *evidence.Quote, l *eventlog.Log) *policy.Boot {
+	b := &policy.Boot{Values: map[int][32]byte{}}
+	if q != nil {
+		b.Values = q.Values
+	}
+	if l != nil {
+		b.EventLog = true
+		on, known := l.SecureBoot()
+		b.SecureBoot = on && known
+	}
+	return b
+}
+
+// secondOpinion has another implementation judge the quote too.
+func (a *Authority) secondOpinion(ak []byte, qualifying [32]byte, q *chancery.Quote, log []byte) error {
+	if q == nil {
+		return refuse(403, policy.CodeState, "update the agent", "a second opinion is asked for, and there is no quote")
+	}
+	if err := secondopinion.Judge(ak, qualifying, q, log); err != nil {
+		return refuse(403, "second-opinion", "one of the two implementations is wrong; report it with: chancery node evidence", "the second opinion differs: %v", err)
+	}
+	return nil
+}
+
+// echoed checks that the submission has the CA:N:S that was sent: it is kept
+// with the evidence, so that others can see that CA:SK asked.
+func (a *Authority) echoed(in *store.Intake, sub *chancery.Submission) error {
+	cans, err := chancery.ParseCANS(sub.CANS)
 	if err != nil {
 		return refuse(400, "malformed", "", "%v", err)
 	}
-	if err := ns.Verify(a.fleet); err != nil {
-		return refuse(403, "bad-n-s", "", "%v", err)
+	if cans.Hash() != in.CANSHash {
+		return refuse(403, "bad-n-s", "", "the CA:N:S that came back is another one")
 	}
-	now := a.Now()
-	switch {
-	case !bytes.Equal(ns.NodeKey.SPKI(), in.Facts.NodeKey):
-		return refuse(403, "bad-n-s", "", "N:S is of another key than the initial connection")
-	case ns.CANSHash != in.CANSHash:
-		return refuse(403, "bad-n-s", "", "N:S answers another CA:N:S")
-	case ns.Name != in.Name:
-		return refuse(403, "bad-n-s", "", "N:S asks for the name %s, the initial connection for %s", ns.Name, in.Name)
-	case ns.Created.After(now.Add(maxClockSkew)) || ns.Created.Before(now.Add(-maxClockSkew)):
-		return refuse(403, "clock", "set the node's clock", "N:S was made %s by the node's clock, here it is %s", ns.Created.Format(time.RFC3339), now.Format(time.RFC3339))
+	tree, err := cans.Tree()
+	if err != nil {
+		return refuse(400, "malformed", "", "%v", err)
+	}
+	if a.signed.has(tree, cans.Signature) {
+		return nil
+	}
+	// Of before a restart.
+	if err := a.Pointer.Current().Key.Verify(a.fleet, tree, cans.Signature); err != nil {
+		return refuse(403, "bad-n-s", "", "the CA:N:S that came back: %v", err)
 	}
 	return nil
-}
-
-// checkEvidence follows the chain from the endorsement key to N:SK: the chip
-// activated the credential, so the attestation key is in it; the attestation
-// key says that N:SK was made in it, and, of a sealed key, under which policy.
-func (a *Authority) checkEvidence(in *store.Intake, sub *chancery.Submission) error {
-	if !hmac.Equal(sub.Activation, in.Activation) {
-		return refuse(403, "evidence-activation", "", "evidence: activation: the chip did not activate the credential")
-	}
-	key, err := chancery.ParsePublicKey(in.Facts.NodeKey)
-	if err != nil {
-		return err
-	}
-	ak, err := tpm.ParseAttestationKey(in.Facts.AKPublic)
-	if err != nil {
-		return err
-	}
-	node, err := tpm.ParseNodeKey(in.Facts.NodePublic, key)
-	if err != nil {
-		return err
-	}
-	creation, err := ak.VerifyCreation(attestation(sub.Creation), node, sub.CreationData, in.CANSHash)
-	if err != nil {
-		return evidence(err)
-	}
-	if in.Facts.Seal != nil {
-		if sub.Epoch == nil {
-			return refuse(400, "malformed", "", "a sealed key comes with an attestation of its epoch counter")
-		}
-		epoch, _, err := ak.VerifyEpoch(attestation(*sub.Epoch), a.Pointer.Approval, in.CANSHash)
-		if err != nil {
-			return evidence(err)
-		}
-		proven := *in.Facts.Seal
-		if in.Renewal && epoch >= proven.Epoch {
-			// The key was sealed at its enrolment's epoch, which was proven
-			// then; approvals have moved the counter since.
-			epoch = proven.Epoch
-		}
-		proven.Epoch, proven.PCRs, proven.PCRDigest = epoch, creation.PCRs, creation.PCRDigest[:]
-		if !slices.Equal(proven.PCRs, in.Facts.Seal.PCRs) {
-			return refuse(403, "evidence-sealing", "", "evidence: sealing: the key was created under PCRs %v, the request says %v", proven.PCRs, in.Facts.Seal.PCRs)
-		}
-		if err := node.CheckSeal(a.seal(&proven, ak.Name())); err != nil {
-			return evidence(err)
-		}
-	}
-	if sub.Quote != nil {
-		values, err := pcrValues(sub.Quote.Values)
-		if err != nil {
-			return err
-		}
-		if _, err := ak.VerifyQuote(attestation(sub.Quote.Attestation), values, in.CANSHash); err != nil {
-			return evidence(err)
-		}
-	}
-	return nil
-}
-
-func attestation(a chancery.Attestation) tpm.Attestation {
-	return tpm.Attestation{Attest: a.Attest, Signature: a.Signature}
-}
-
-func pcrValues(m map[int][]byte) (tpm.PCRValues, error) {
-	v := make(tpm.PCRValues, len(m))
-	for pcr, b := range m {
-		if len(b) != 32 || pcr < 0 || pcr > 23 {
-			return nil, refuse(400, "malformed", "", "PCR %d has a value of %d bytes", pcr, len(b))
-		}
-		v[pcr] = [32]byte(b)
-	}
-	return v, nil
 }
 
 func (a *Authority) intake(ctx context.Context, id chancery.IntakeID) (in *store.Intake, err error) {
@@ -264,10 +269,17 @@ func (r *request) Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject,
 		return nil, errSettled
 	}
 	f := &in.Facts
-	if err := checkStanding(tx, in.NodeID, f.EKDigest); err != nil {
+	if err := checkAlive(tx, in.NodeID); err != nil {
 		return nil, err
 	}
-	if err := checkFree(tx, in.Name, in.NodeID, f.EKDigest); err != nil {
+	revoked, err := tx.RevokedChip(f.EKDigest)
+	if err != nil {
+		return nil, err
+	}
+	if revoked && !f.Reenrol && !in.Renewal {
+		return nil, refuse(403, "revoked", "a revoked chip stays revoked", "a node on this chip was revoked")
+	}
+	if err := checkFree(tx, in.Name, in.NodeID, f.EKDigest, max(f.Live, 1), in.Replaces); err != nil {
 		return nil, err
 	}
 	ns, err := chancery.ParseNS(in.NS)
@@ -275,12 +287,16 @@ func (r *request) Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject,
 		return nil, err
 	}
 	r.in, r.notBefore = in, notBefore
+	life := r.a.Life
+	if f.Life > 0 {
+		life = min(life, f.Life)
+	}
 	s := &chancery.Subject{
 		Name:        in.Name,
 		TrustDomain: r.a.Pointer.TrustDomain,
 		NodeKey:     ns.NodeKey,
 		NotBefore:   notBefore,
-		NotAfter:    notBefore.Add(r.a.Life),
+		NotAfter:    notBefore.Add(life),
 		NS:          chancery.DetachedNS{CANSHash: ns.CANSHash, Created: ns.Created, Signature: ns.Signature},
 		Roles:       f.Roles,
 		Assurance:   chancery.Assurance{Level: f.Assurance, Simulator: f.Simulator, EKDigest: chancery.EKDigest(r.a.fleet, f.EK)},
@@ -294,10 +310,17 @@ func (r *request) Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject,
 // Appended notes in the same transaction who the node is and where its
 // certificate is.
 func (r *request) Appended(tx *store.Tx, ca string, serial merkle.Serial) error {
-	in, f := r.in, &r.in.Facts
+	in, f, req := r.in, &r.in.Facts, r.in.Request
+	if in.Replaces != nil {
+		_, err := tx.ReplaceNode(*in.Replaces, "another key has its place: "+in.NodeID.String(), r.notBefore)
+		if err != nil && !errors.Is(err, store.ErrNotFound) { // revoked meanwhile
+			return err
+		}
+	}
 	err := tx.PutNode(&store.Node{
-		ID: in.NodeID, Name: in.Name, NodeKey: f.NodeKey, AKPublic: f.AKPublic, EKDigest: f.EKDigest, Assurance: f.Assurance,
-		Simulator: f.Simulator, Roles: f.Roles, Chip: f.Chip, Seal: f.Seal, Enrolled: r.notBefore,
+		ID: in.NodeID, Name: in.Name, NodeKey: req.NodeKey, AKPublic: req.AKPublic, EKDigest: f.EKDigest, Assurance: f.Assurance,
+		Simulator: f.Simulator, Roles: f.Roles, Chip: req.Chip, Seal: req.Sealing, Enrolled: r.notBefore,
+		Issuer: f.Issuer, Rule: f.Rule, Token: f.TokenNames, TokenRoles: f.TokenRoles,
 	})
 	if err != nil {
 		return err

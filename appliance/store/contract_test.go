@@ -26,7 +26,12 @@ func contract(t *testing.T, fresh func(*testing.T) (open func() *store.Store)) {
 		{"tokens", testTokens},
 		{"intakes", testIntakes},
 		{"nodes", testNodes},
-		{"one live node a name and a chip", testTaken},
+		{"one live node a name", testTaken},
+		{"a node that is replaced", testReplaced},
+		{"holds", testHold},
+		{"lists of chips", testEKLists},
+		{"policies", testPolicies},
+		{"attestations", testAttestations},
 		{"revocation is one transaction", testRevokeNode},
 		{"entries", testEntries},
 		{"logs are apart", testLogs},
@@ -120,14 +125,15 @@ func node(n byte, name string) *store.Node {
 		ID: id(n), Name: name, State: store.NodeActive, NodeKey: []byte{n, 1}, AKPublic: []byte{n, 2}, EKDigest: [32]byte{n},
 		Assurance: chancery.AssuranceEK, Simulator: true, Roles: []string{"db", "web"}, Chip: chancery.Chip{Manufacturer: "IBM", Simulator: true},
 		Seal:     &chancery.Sealing{Nonce: []byte{n}, PCRs: []int{7}, PCRDigest: []byte{n, 3}, Epoch: 1<<63 - 1},
-		Enrolled: start, Seen: time.Unix(0, 0).UTC(),
+		Enrolled: start, Seen: time.Unix(0, 0).UTC(), Issuer: "CN=maker", Rule: "rule", Token: "edge-*", TokenRoles: []string{"web"},
 	}
 }
 
 func intake(n byte, node chancery.NodeID, name string) *store.Intake {
 	return &store.Intake{
 		ID: chancery.IntakeID{n}, NodeID: node, Name: name, State: store.IntakeOpen, Token: []byte{9},
-		Facts:      store.Facts{NodeKey: []byte{n}, EK: []byte{2}, EKDigest: [32]byte{n}, Assurance: chancery.AssuranceTPM, Roles: []string{"web"}, Approve: true},
+		Request: &chancery.InitialConnection{NodeKey: []byte{n}, Sealing: &chancery.Sealing{PCRs: []int{0, 7}}}, Exporter: []byte{n, 6},
+		Facts:      store.Facts{EK: []byte{2}, EKDigest: [32]byte{n}, EKLists: []string{"bought"}, Assurance: chancery.AssuranceTPM, Roles: []string{"web"}, Approvals: 2, Life: time.Hour},
 		Activation: []byte{n, 4}, CANSHash: [32]byte{n, 5}, Created: start, Expires: start.Add(10 * time.Minute),
 	}
 }
@@ -187,7 +193,7 @@ func (d *db) intake(n byte) *store.Intake {
 func testIntakes(d *db) {
 	a, b := intake(1, id(1), "a"), intake(2, id(2), "b")
 	b.Renewal, b.Token, b.Created = true, nil, start.Add(-time.Second)
-	b.Facts.Seal = &chancery.Sealing{PCRs: []int{0, 7}}
+	b.Replaces = &a.NodeID
 	d.update(func(tx *store.Tx) error { return errors.Join(tx.InsertIntake(a), tx.InsertIntake(b)) })
 	same(d, "intake", d.intake(1), a)
 	same(d, "renewal", d.intake(2), b)
@@ -197,15 +203,31 @@ func testIntakes(d *db) {
 	// Each step is taken once, from the state before it.
 	ns, serial := []byte("n:s"), merkle.Serial(3<<48|70)
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.IssueIntake(a.ID, log.CA, serial) })
-	d.update(func(tx *store.Tx) error { return tx.SubmitIntake(a.ID, store.IntakePending, ns, "{}") })
-	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.SubmitIntake(a.ID, store.IntakePending, []byte("other"), "{}") })
+	a.NS, a.Submission, a.Submitted = ns, &chancery.Submission{NS: ns, EventLog: []byte{1}}, later
+	a.Facts.Rule = "as it is now"
+	d.update(func(tx *store.Tx) error { return tx.SubmitIntake(a, store.IntakePending) })
+	other := *a
+	other.NS = []byte("other")
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.SubmitIntake(&other, store.IntakePending) })
+
+	// An operator's approval counts once.
+	approve := func(operator string) (count int) {
+		d.update(func(tx *store.Tx) (err error) { count, err = tx.Approve(a.ID, operator, later); return err })
+		return count
+	}
+	same(d, "approvals", []int{approve("ada"), approve("bob")}, []int{1, 2})
+	d.refuse(store.ErrTaken, func(tx *store.Tx) error { _, err := tx.Approve(a.ID, "ada", end); return err })
+	same(d, "who approved", look(d, func(tx *store.Tx) ([]string, error) { return tx.Approvals(a.ID) }), []string{"ada", "bob"})
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.IssueIntake(a.ID, log.CA, serial) })
 	d.update(func(tx *store.Tx) error { return tx.MoveIntake(a.ID, store.IntakePending, store.IntakeApproved, "") })
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.MoveIntake(a.ID, store.IntakePending, store.IntakeRefused, "late") })
 	d.update(func(tx *store.Tx) error { return tx.IssueIntake(a.ID, log.CA, serial) })
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.IssueIntake(a.ID, log.CA, serial+1) })
-	a.State, a.NS, a.CA, a.Log, a.Index = store.IntakeIssued, ns, log.CA, 3, 70
+	a.State, a.CA, a.Log, a.Index = store.IntakeIssued, log.CA, 3, 70
 	same(d, "issued", d.intake(1), a)
+	of := store.Log{CA: log.CA, Number: 3}
+	same(d, "by its entry", look(d, func(tx *store.Tx) (*store.Intake, error) { return tx.IntakeOf(of, 70) }), a)
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.IntakeOf(of, 71); return err })
 	if got, err := d.intake(1).Serial(); err != nil || got != serial {
 		d.Errorf("serial %v, %v", got, err)
 	}
@@ -226,12 +248,12 @@ func testNodes(d *db) {
 	d.update(func(tx *store.Tx) error { return errors.Join(tx.PutNode(b), tx.PutNode(a), tx.PutNode(plain)) })
 	same(d, "node", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }), a)
 	same(d, "node by name", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("c") }), plain)
-	same(d, "node on the chip", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.LiveChip(b.EKDigest) }), b)
+	same(d, "nodes on the chip", look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.LiveOnChip(b.EKDigest) }), []store.Node{*b})
+	same(d, "nodes on another chip", len(look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.LiveOnChip([32]byte{9}) })), 0)
 	same(d, "nodes by name", look(d, (*store.Tx).Nodes), []store.Node{*a, *b, *plain})
 	for _, missing := range []func(*store.Tx) (*store.Node, error){
 		func(tx *store.Tx) (*store.Node, error) { return tx.Node(id(9)) },
 		func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("nobody") },
-		func(tx *store.Tx) (*store.Node, error) { return tx.LiveChip([32]byte{9}) },
 	} {
 		d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := missing(tx); return err })
 	}
@@ -250,10 +272,8 @@ func testNodes(d *db) {
 func testTaken(d *db) {
 	a := node(1, "a")
 	d.update(func(tx *store.Tx) error { return tx.PutNode(a) })
-	sameName, sameChip := node(2, "a"), node(2, "b")
-	sameChip.EKDigest = a.EKDigest
+	sameName := node(2, "a")
 	d.refuse(store.ErrTaken, func(tx *store.Tx) error { return tx.PutNode(sameName) })
-	d.refuse(store.ErrTaken, func(tx *store.Tx) error { return tx.PutNode(sameChip) })
 	other := node(3, "c")
 	d.update(func(tx *store.Tx) error { return tx.PutNode(other) })
 	other.Name = "a"
@@ -338,7 +358,7 @@ func testRevokeNode(d *db) {
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.RevokeNode(id(9), "unknown", end); return err })
 	same(d, "node after a second revocation", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }), n)
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.SetAddress(a.ID, "x", end) })
-	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.LiveChip(a.EKDigest); return err })
+	same(d, "live nodes on the chip", len(look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.LiveOnChip(a.EKDigest) })), 0)
 
 	// A revoked node that is stored again stays revoked.
 	d.update(func(tx *store.Tx) error { return tx.PutNode(a) })
@@ -639,4 +659,111 @@ func testWriters(d *db) {
 	if len(entries) != writers*each || gap >= 0 {
 		d.Errorf("%d entries, gap at %d", len(entries), gap)
 	}
+}
+
+// A node whose place another key takes leaves its chip to it.
+func testReplaced(d *db) {
+	a := node(1, "a")
+	d.update(func(tx *store.Tx) error { return errors.Join(tx.PutNode(a), tx.AppendEntry(log, entry(0, a.ID))) })
+	successor := node(2, "a")
+	successor.EKDigest = a.EKDigest
+	d.update(func(tx *store.Tx) error {
+		n, err := tx.ReplaceNode(a.ID, "new key", later)
+		if n != 1 {
+			d.Errorf("%d certificates revoked", n)
+		}
+		return errors.Join(err, tx.PutNode(successor))
+	})
+	n := look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) })
+	same(d, "state", []any{n.State, n.Reason, n.Revoked}, []any{store.NodeReplaced, "new key", later})
+	same(d, "its certificate", look(d, func(tx *store.Tx) (*store.Entry, error) { return tx.Entry(log, 0) }).Revoked, later)
+	same(d, "the chip is barred", look(d, func(tx *store.Tx) (bool, error) { return tx.RevokedChip(a.EKDigest) }), false)
+	same(d, "the live one", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("a") }).ID, successor.ID)
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.ReplaceNode(a.ID, "again", end); return err })
+}
+
+func testHold(d *db) {
+	a := node(1, "a")
+	d.update(func(tx *store.Tx) error { return tx.PutNode(a) })
+	for _, reason := range []string{"boot state", ""} {
+		d.update(func(tx *store.Tx) error { return tx.Hold(a.ID, reason) })
+		same(d, "held", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }).Held, reason)
+	}
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.Hold(id(9), "x") })
+}
+
+func testEKLists(d *db) {
+	for _, e := range []store.EKListed{{List: "b", EK: [32]byte{1}, Note: "first"}, {List: "a", EK: [32]byte{1}}, {List: "a", EK: [32]byte{2}}} {
+		d.update(func(tx *store.Tx) error {
+			added, err := tx.PutEK(&e)
+			if !added {
+				d.Errorf("%v was there", e)
+			}
+			return err
+		})
+	}
+	d.update(func(tx *store.Tx) error {
+		added, err := tx.PutEK(&store.EKListed{List: "b", EK: [32]byte{1}, Note: "second"})
+		if added {
+			d.Error("a chip is added twice")
+		}
+		return err
+	})
+	same(d, "lists of a chip", look(d, func(tx *store.Tx) ([]string, error) { return tx.EKLists([32]byte{1}) }), []string{"a", "b"})
+	same(d, "lists", look(d, (*store.Tx).EKCounts), map[string]int{"a": 2, "b": 1})
+	same(d, "chips", look(d, func(tx *store.Tx) ([]store.EKListed, error) { return tx.EKsOn("b") }), []store.EKListed{{List: "b", EK: [32]byte{1}, Note: "second"}})
+	d.update(func(tx *store.Tx) error {
+		n, err := tx.RemoveEKList("a")
+		if n != 2 {
+			d.Errorf("%d chips removed", n)
+		}
+		return err
+	})
+	same(d, "lists of a chip", look(d, func(tx *store.Tx) ([]string, error) { return tx.EKLists([32]byte{1}) }), []string{"b"})
+}
+
+func testPolicies(d *db) {
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.LatestPolicy(); return err })
+	one := &store.Policy{Version: 1, Hash: "h1", Text: "t1", Operator: "ada", At: start}
+	three := &store.Policy{Version: 3, Hash: "h3", Text: "t3", Operator: "bob", At: later}
+	d.update(func(tx *store.Tx) error { return errors.Join(tx.InsertPolicy(one), tx.InsertPolicy(three)) })
+	d.refuse(store.ErrTaken, func(tx *store.Tx) error { return tx.InsertPolicy(one) })
+	same(d, "in force", look(d, (*store.Tx).LatestPolicy), three)
+	same(d, "all", look(d, (*store.Tx).Policies), []store.Policy{*three, *one})
+}
+
+func testAttestations(d *db) {
+	a, b := node(1, "a"), node(2, "b")
+	d.update(func(tx *store.Tx) error { return errors.Join(tx.PutNode(a), tx.PutNode(b), tx.AskAttestation(a.ID)) })
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.AskAttestation(id(9)) })
+	bad := store.Attestation{NodeID: a.ID, At: later, Reason: "PCR 7", Evidence: []byte(`{"x":1}`)}
+	good := store.Attestation{NodeID: a.ID, At: later.Add(time.Hour), Good: true, Evidence: []byte(`{}`)}
+	d.update(func(tx *store.Tx) error { return tx.InsertAttestation(&bad) })
+	if n := look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }); !n.AttestNow || !n.Attested.IsZero() {
+		d.Errorf("after a bad one: %+v", n)
+	}
+	d.update(func(tx *store.Tx) error { return tx.InsertAttestation(&good) })
+	if n := look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }); n.AttestNow || !n.Attested.Equal(good.At) {
+		d.Errorf("after a good one: %+v", n)
+	}
+	list := func(limit int) []store.Attestation {
+		return look(d, func(tx *store.Tx) ([]store.Attestation, error) { return tx.Attestations(a.ID, limit) })
+	}
+	same(d, "the newest first", list(9), []store.Attestation{good, bad})
+	same(d, "the last", list(1), []store.Attestation{good})
+	d.update(func(tx *store.Tx) error { return tx.PruneAttestations(a.ID, 1) })
+	same(d, "kept", list(9), []store.Attestation{good})
+
+	// Who never attested counts from his enrolment; who is held is known.
+	unattested := func(since time.Time) (names []string) {
+		for _, n := range look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.Unattested(since) }) {
+			names = append(names, n.Name)
+		}
+		return names
+	}
+	same(d, "at the enrolment", len(unattested(start)), 0)
+	same(d, "later", unattested(later), []string{"b"})
+	same(d, "much later", unattested(end), []string{"a", "b"})
+	d.update(func(tx *store.Tx) error { return tx.Hold(b.ID, "x") })
+	same(d, "without the one that is held", unattested(end), []string{"a"})
 }

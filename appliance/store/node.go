@@ -9,8 +9,9 @@ import (
 
 // States of a node.
 const (
-	NodeActive  = "active"
-	NodeRevoked = "revoked"
+	NodeActive   = "active"
+	NodeRevoked  = "revoked"
+	NodeReplaced = "replaced" // another key has its place; its certificates are revoked, its chip is not barred
 )
 
 // A Node is an enrolled node.
@@ -31,22 +32,34 @@ type Node struct {
 	Reason    string
 	Address   string // where it said it listens
 	Seen      time.Time
+
+	Issuer     string // of the EK certificate, if that counts
+	Rule       string // of the policy, under which it has its certificate
+	Token      string // names that its join token was good for; empty without one
+	TokenRoles []string
+	Held       string    // why it is not renewed; empty if it is
+	Attested   time.Time // when it last attested a good state
+	AttestNow  bool      // an operator wants it to
 }
 
-const nodeColumns = `node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled, revoked, reason, address, seen`
+const nodeColumns = `node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled, revoked, reason, address, seen,
+	issuer, rule, token, token_roles, held, attested, attest_now`
 
 func (n *Node) dest() []any {
 	return []any{fixed{n.ID[:]}, &n.Name, &n.State, &n.NodeKey, &n.AKPublic, fixed{n.EKDigest[:]}, &n.Assurance, &n.Simulator,
-		jsonColumn{&n.Roles}, jsonColumn{&n.Chip}, jsonColumn{&n.Seal}, timeColumn{&n.Enrolled}, timeColumn{&n.Revoked}, &n.Reason, &n.Address, timeColumn{&n.Seen}}
+		jsonColumn{&n.Roles}, jsonColumn{&n.Chip}, jsonColumn{&n.Seal}, timeColumn{&n.Enrolled}, timeColumn{&n.Revoked}, &n.Reason, &n.Address, timeColumn{&n.Seen},
+		&n.Issuer, &n.Rule, &n.Token, jsonColumn{&n.TokenRoles}, &n.Held, timeColumn{&n.Attested}, &n.AttestNow}
 }
 
-// PutNode stores an active node, anew after a renewal. A name or a chip that
-// another live node has is ErrTaken.
+// PutNode stores an active node, anew after a renewal. A name that another
+// live node has is ErrTaken.
 func (t *Tx) PutNode(n *Node) error {
-	return t.exec(`INSERT INTO nodes (node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled)
-		VALUES (?, ?, 'active', ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, assurance = excluded.assurance, roles = excluded.roles, chip = excluded.chip, seal = excluded.seal`,
-		n.ID[:], n.Name, n.NodeKey, n.AKPublic, n.EKDigest[:], n.Assurance, n.Simulator, toJSON(n.Roles), toJSON(n.Chip), toJSON(n.Seal), n.Enrolled.Unix())
+	return t.exec(`INSERT INTO nodes (node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled, issuer, rule, token, token_roles)
+		VALUES (?, ?, 'active', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, assurance = excluded.assurance, roles = excluded.roles, chip = excluded.chip, seal = excluded.seal,
+			issuer = excluded.issuer, rule = excluded.rule, token = excluded.token, token_roles = excluded.token_roles`,
+		n.ID[:], n.Name, n.NodeKey, n.AKPublic, n.EKDigest[:], n.Assurance, n.Simulator, toJSON(n.Roles), toJSON(n.Chip), toJSON(n.Seal), n.Enrolled.Unix(),
+		n.Issuer, n.Rule, n.Token, toJSON(n.TokenRoles))
 }
 
 // Node returns a node.
@@ -78,11 +91,17 @@ func (t *Tx) RevokedChip(ek [32]byte) (bool, error) {
 	return n > 0, err
 }
 
-// LiveChip returns the live node on the chip.
-func (t *Tx) LiveChip(ek [32]byte) (*Node, error) {
-	var n Node
-	err := t.row(`SELECT `+nodeColumns+` FROM nodes WHERE ek_digest = ? AND state = 'active'`, []any{ek[:]}, n.dest()...)
-	return &n, err
+// LiveOnChip returns the live nodes on the chip.
+func (t *Tx) LiveOnChip(ek [32]byte) ([]Node, error) {
+	return all(t, `SELECT `+nodeColumns+` FROM nodes WHERE ek_digest = ? AND state = 'active' ORDER BY name`, []any{ek[:]}, func(r *sql.Rows) (n Node, err error) {
+		return n, r.Scan(n.dest()...)
+	})
+}
+
+// Hold keeps a live node from being renewed, for a reason; an empty one ends
+// that.
+func (t *Tx) Hold(id chancery.NodeID, reason string) error {
+	return t.exec(`UPDATE nodes SET held = ? WHERE node_id = ? AND state = 'active'`, reason, id[:])
 }
 
 // SetAddress notes where a live node listens.
@@ -94,7 +113,17 @@ func (t *Tx) SetAddress(id chancery.NodeID, address string, now time.Time) error
 // its intakes. It returns how many certificates that revoked. A node that is
 // revoked already is ErrNotFound.
 func (t *Tx) RevokeNode(id chancery.NodeID, reason string, now time.Time) (int64, error) {
-	if err := t.exec(`UPDATE nodes SET state = 'revoked', revoked = ?, reason = ? WHERE node_id = ? AND state = 'active'`, now.Unix(), reason, id[:]); err != nil {
+	return t.endNode(id, NodeRevoked, reason, now)
+}
+
+// ReplaceNode does the same to a node whose place another key takes. Its chip
+// may have that key.
+func (t *Tx) ReplaceNode(id chancery.NodeID, reason string, now time.Time) (int64, error) {
+	return t.endNode(id, NodeReplaced, reason, now)
+}
+
+func (t *Tx) endNode(id chancery.NodeID, state, reason string, now time.Time) (int64, error) {
+	if err := t.exec(`UPDATE nodes SET state = ?, revoked = ?, reason = ? WHERE node_id = ? AND state = 'active'`, state, now.Unix(), reason, id[:]); err != nil {
 		return 0, err
 	}
 	if _, err := t.execAny(`UPDATE intakes SET state = 'refused', reason = 'node revoked' WHERE node_id = ? AND state IN ('open', 'pending', 'approved')`, id[:]); err != nil {

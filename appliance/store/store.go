@@ -31,6 +31,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/chancery-pki/chancery"
 )
 
 // Errors of this package.
@@ -130,7 +132,7 @@ func (t *Tx) exec(query string, args ...any) error {
 func (t *Tx) execAny(query string, args ...any) (int64, error) {
 	r, err := t.tx.ExecContext(t.ctx, query, args...)
 	if err != nil {
-		if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
+		if e, ok := errors.AsType[*sqlite.Error](err); ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY) {
 			return 0, fmt.Errorf("%w: %v", ErrTaken, err)
 		}
 		return 0, fmt.Errorf("store: %w", err)
@@ -228,6 +230,26 @@ func (c fixed) Scan(src any) error {
 	}
 	copy(c.dst, b)
 	return nil
+}
+
+// optionalID scans a node's identifier; NULL is nil.
+type optionalID struct{ id **chancery.NodeID }
+
+func (c optionalID) Scan(src any) error {
+	if src == nil {
+		*c.id = nil
+		return nil
+	}
+	var id chancery.NodeID
+	*c.id = &id
+	return fixed{id[:]}.Scan(src)
+}
+
+func slicedID(id *chancery.NodeID) []byte {
+	if id == nil {
+		return nil
+	}
+	return id[:]
 }
 
 // Setting returns a named value.

@@ -20,6 +20,7 @@ var sources = map[string]string{
 	"merkle":   "../../merkle",
 	"tpm":      "../../tpm",
 	"mesh":     "../../agent/mesh",
+	"evidence": "../../appliance/evidence",
 }
 
 // A source is what a package declares, unexported names included.

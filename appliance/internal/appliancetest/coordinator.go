@@ -9,7 +9,9 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/ledger"
+	"github.com/chancery-pki/chancery/appliance/policy"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/hsm/hsmtest"
@@ -62,10 +64,29 @@ func New(t testing.TB, simulators *x509.CertPool, edit ...func(*authority.Config
 	t.Cleanup(c.Ledger.Close)
 	c.Config = authority.Config{
 		Store: c.Store, Ledger: c.Ledger, Pointer: c.Pointer, Approval: c.Approval, Now: c.Clock.Now,
-		SimulatorRoots: simulators, AllowSimulator: true, MinAssurance: chancery.AssuranceEK, Life: MaxLife,
+		Roots: evidence.Roots{Simulators: simulators}, Policy: Policy(t, Trial), Life: MaxLife, Logger: slog.New(slog.DiscardHandler),
 	}
 	c.Authority = c.With(edit...)
 	return c
+}
+
+// Trial is the policy of this package's coordinators: simulators with an EK
+// certificate may enrol.
+const Trial = `version = 1
+[[rule]]
+name = "trial"
+decide = "auto"
+simulators = true
+`
+
+// Policy parses a policy.
+func Policy(t testing.TB, text string) *policy.Policy {
+	t.Helper()
+	p, err := policy.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func key(t testing.TB, token *hsm.Token, label string) *hsm.Key {

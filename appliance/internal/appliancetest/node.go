@@ -141,7 +141,7 @@ func (n *Node) Submission(answer *chancery.Answer) *chancery.Submission {
 		n.t.Fatal(err)
 	}
 	s := &chancery.Submission{
-		NS: n.NS(hash).Marshal(), Activation: chancery.ActivationProof(secret, hash), CreationData: n.File.CreationData,
+		NS: n.NS(hash).Marshal(), CANS: answer.CANS, Activation: chancery.ActivationProof(secret, hash), CreationData: n.File.CreationData,
 		Creation: n.Creation(n.File, hash), Quote: n.Quote(tpm.DefaultPCRs, hash),
 	}
 	if n.File.Seal != nil {
