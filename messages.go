@@ -16,6 +16,7 @@ import (
 //	POST /v1/renew             InitialConnection -> Answer, over a session under the current N:C
 //	GET  /v1/crl               ?after=NUMBER&wait=SECONDS -> a full CRL or a delta; 204 when there is nothing newer
 //	POST /v1/reseal            ResealRequest -> ResealAnswer
+//	POST /v1/attest            AttestRequest -> AttestAnswer, over a session under the current N:C
 //	PUT  /v1/address           Address, over a session under the current N:C
 //	GET  /v1/address/{name}    -> Address
 //	GET  /.well-known/chancery/pointer -> the pointer record
@@ -138,6 +139,63 @@ type ResealAnswer struct {
 	Status    string          `json:"status" enum:"challenge,pending,approved"`
 	Challenge []byte          `json:"challenge,omitempty"`
 	Approval  *ApprovalRecord `json:"approval,omitempty"`
+}
+
+// An AttestRequest shows the node's present boot state, as [ResealRequest] does
+// and in the same two steps, while N:SK can sign: the connection is under the
+// current N:C.
+type AttestRequest struct {
+	Challenge []byte       `json:"challenge,omitempty"`
+	Quote     *Quote       `json:"quote,omitempty"`
+	Epoch     *Attestation `json:"epoch,omitempty" doc:"of a sealed key"`
+	EventLog  []byte       `json:"event_log,omitempty"`
+}
+
+// AttestQualifying is the qualifying data of an attestation's quote and of the
+// attestation of the epoch counter beside it.
+func AttestQualifying(fleet FleetID, node NodeID, challenge [32]byte) [32]byte {
+	h := sha256.New()
+	h.Write([]byte("chancery-v1 attest"))
+	h.Write(fleet[:])
+	h.Write(node[:])
+	h.Write(challenge[:])
+	return [32]byte(h.Sum(nil))
+}
+
+// HeaderAttest is the header of the answer to a poll for the CRL by which the
+// coordinator has the node that asks attest; its value is [AttestNow].
+const (
+	HeaderAttest = "Chancery-Attest"
+	AttestNow    = "now"
+)
+
+// States of an attestation.
+const (
+	AttestChallenge = "challenge"
+	AttestGood      = "good"
+	AttestFailed    = "failed" // by the policy; Reason says why
+)
+
+// An AttestAnswer carries a challenge and what to show, or the verdict and what
+// the coordinator has for the chip.
+type AttestAnswer struct {
+	Status    string `json:"status" enum:"challenge,good,failed"`
+	Challenge []byte `json:"challenge,omitempty"`
+	QuotePCRs []int  `json:"quote_pcrs,omitempty" doc:"PCRs to quote, of the SHA-256 bank"`
+	EventLog  bool   `json:"event_log,omitempty" doc:"the boot's event log is wanted with the quote"`
+	Reason    string `json:"reason,omitempty"`
+	// Approvals are of states that were approved ahead of time, newest last.
+	Approvals []ApprovalRecord `json:"approvals,omitempty"`
+	// Increment raises the epoch: older approvals die. Approvals has the
+	// present state's for the next epoch, which comes first.
+	Increment *IncrementRecord `json:"increment,omitempty"`
+}
+
+// An IncrementRecord is the approval key's signature over the policy that moves
+// the chip's epoch counter, once, from From to the next value.
+type IncrementRecord struct {
+	From      uint64 `json:"from"`
+	Signature []byte `json:"signature"`
 }
 
 // An ApprovalRecord is the approval key's signature over a [PolicyApproval]

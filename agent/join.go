@@ -155,6 +155,15 @@ func (j *joinFlags) readToken(c *cobra.Command) (*chancery.Token, error) {
 	return &token, nil
 }
 
+// progress prints the steps of an enrolment, for people, and what is waited for.
+func (f *flags) progress(c *cobra.Command) (step func(join.Step), notice func(string)) {
+	step = func(join.Step) {}
+	if f.output == cli.Text {
+		step = func(s join.Step) { fmt.Printf("%-8s %8.1f ms  %s\n", s.Symbol, s.MS, s.What) }
+	}
+	return step, func(text string) { fmt.Fprintln(c.ErrOrStderr(), text) }
+}
+
 func runJoin(c *cobra.Command, f *flags, o join.Options) error {
 	// A node that is enrolled may have a running agent, which has the lock.
 	if dir, err := f.look(); err == nil {
@@ -173,11 +182,7 @@ func runJoin(c *cobra.Command, f *flags, o join.Options) error {
 		return err
 	}
 	defer dir.Close()
-	o.Notice = func(text string) { fmt.Fprintln(c.ErrOrStderr(), text) }
-	o.Step = func(join.Step) {}
-	if f.output == cli.Text {
-		o.Step = func(s join.Step) { fmt.Printf("%-8s %8.1f ms  %s\n", s.Symbol, s.MS, s.What) }
-	}
+	o.Step, o.Notice = f.progress(c)
 	r, err := join.Join(c.Context(), dir, o)
 	if err != nil {
 		return err

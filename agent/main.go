@@ -6,6 +6,9 @@
 //	chancery-agent ping NAME                    open a session to a peer and say what both ends think
 //	chancery-agent status                       certificate, CRL, sessions, TPM
 //	chancery-agent identify                     what the TPM is, before any coordinator exists
+//	chancery-agent doctor                       what keeps the node from working, and what to do
+//	chancery-agent rejoin                       a new key for a node whose chip was cleared or exchanged
+//	chancery-agent key export                   the key as a TSS2 file, for openssl
 //
 // Results go to standard output, everything else to standard error; the exit
 // codes are those of package internal/cli.
@@ -57,7 +60,7 @@ func newCommand() *cobra.Command {
 	})
 	root.PersistentFlags().VarP(&f.output, "output", "o", "form of the result")
 	root.PersistentFlags().StringVar(&f.state, "state", cmp.Or(os.Getenv("CHANCERY_STATE"), state.DefaultPath), "state directory (CHANCERY_STATE)")
-	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), statusCommand(f), identifyCommand(f), versionCommand(f)} {
+	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), statusCommand(f), identifyCommand(f), doctorCommand(f), rejoinCommand(f), keyCommand(f), versionCommand(f)} {
 		c.Args = usageArgs(c.Args)
 		root.AddCommand(c)
 	}

@@ -328,7 +328,7 @@ func (s *storm) follow(over *atomic.Bool) {
 				after = held.Head().Number
 			}
 			var b []byte
-			if b, err = conn.CRL(ctx, after, time.Second); err == nil && b != nil {
+			if b, _, err = conn.CRL(ctx, after, time.Second); err == nil && b != nil {
 				s.witness.crl(held, due, b)
 			}
 		}

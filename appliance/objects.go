@@ -152,7 +152,7 @@ func (a *app) nodeCommand() *cobra.Command {
 		}
 		return a.out.Print(v, func(w io.Writer) { fmt.Fprintf(w, "%s is enrolled\n", args[0]) })
 	}})
-	c.AddCommand(a.evidenceCommand())
+	c.AddCommand(a.evidenceCommand(), a.attestCommand())
 	c.AddCommand(&cobra.Command{Use: "release NAME", Short: "Renew a node again that is held", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		if err := a.call(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/release", struct{}{}, nil); err != nil {
 			return err
@@ -183,6 +183,9 @@ func printNode(w io.Writer, n *api.NodeInfo) {
 	}
 	if !n.Attested.IsZero() {
 		fmt.Fprintf(w, "  attested   %s\n", stamp(n.Attested))
+	}
+	if n.Sealed && n.Epoch > 0 {
+		fmt.Fprintf(w, "  epoch      %d%s\n", n.Epoch, map[string]string{"wanted": ", to be raised with its next attestation", "raised": ", raised; older approvals are gone after its next reboot"}[n.Retire])
 	}
 	if n.Replaces != "" {
 		fmt.Fprintf(w, "  replaces   node %s, which is revoked by an approval\n", n.Replaces)
@@ -254,39 +257,4 @@ func confirm(ctx context.Context, what string) error {
 	case <-ctx.Done(): // an interrupt is a no
 	}
 	return cli.Failure("--yes does not ask", "nothing was changed")
-}
-
-func (a *app) pcrCommand() *cobra.Command {
-	c := &cobra.Command{Use: "pcr", Short: "Boot states that sealed keys are waiting for"}
-	c.AddCommand(&cobra.Command{Use: "list", Short: "List the boot states that nodes asked to have approved", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		var list []api.ResealInfo
-		if err := a.call(c.Context(), "GET", "/v1/reseals", nil, &list); err != nil {
-			return err
-		}
-		return a.out.Print(list, func(w io.Writer) {
-			table(w, "NAME\tASKED\tSTATE\tPCRS", func(row func(...any)) {
-				for _, r := range list {
-					row(r.Name, r.Asked, map[bool]string{true: "approved", false: "waiting"}[r.Approved], values(r.Values))
-				}
-			})
-		})
-	}})
-	c.AddCommand(&cobra.Command{Use: "approve NAME", Short: "Approve the boot state that a node quoted", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		var r api.ResealInfo
-		if err := a.call(c.Context(), "POST", "/v1/reseals/"+url.PathEscape(args[0])+"/approve", struct{}{}, &r); err != nil {
-			return err
-		}
-		return a.out.Print(r, func(w io.Writer) { fmt.Fprintf(w, "approved for %s: %s\n", r.Name, values(r.Values)) })
-	}})
-	return c
-}
-
-func values(m map[int][]byte) string {
-	var b strings.Builder
-	for pcr := range 24 {
-		if v, ok := m[pcr]; ok {
-			fmt.Fprintf(&b, "%d=%x ", pcr, v)
-		}
-	}
-	return strings.TrimSpace(b.String())
 }

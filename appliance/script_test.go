@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
@@ -84,7 +85,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits, "until": until, "above": above, "json": jsonValue, "keys": jsonKeys, "let": let, "mode": mode,
-			"chip": chip, "extend": extend, "fetch": fetch, "vector": vector, "flip": flip,
+			"chip": chip, "extend": extend, "extended": extended, "fetch": fetch, "vector": vector, "flip": flip,
 		},
 	})
 }
@@ -213,6 +214,20 @@ func extend(ts *testscript.TestScript, neg bool, args []string) {
 	chip, err := tpm.Open(args[0])
 	ts.Check(err)
 	ts.Check(errors.Join(chip.ExtendPCR(pcr, [32]byte{1}), chip.Close()))
+}
+
+// extended prints what a PCR would be after one more extend.
+func extended(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "extended DEVICE PCR")
+	pcr, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	chip, err := tpm.Open(args[0])
+	ts.Check(err)
+	values, err := chip.PCRValues([]int{pcr})
+	ts.Check(errors.Join(err, chip.Close()))
+	v, digest := values[pcr], [32]byte{1}
+	next := sha256.Sum256(append(v[:], digest[:]...))
+	fmt.Fprintf(ts.Stdout(), "%x", next)
 }
 
 func fetch(ts *testscript.TestScript, neg bool, args []string) {

@@ -48,6 +48,12 @@ func (c *Conn) Reseal(ctx context.Context, r *chancery.ResealRequest) (*chancery
 	return call[chancery.ResealAnswer](ctx, c, http.MethodPost, "/v1/reseal", r)
 }
 
+// Attest shows the node's boot state. The connection must have been dialled
+// with the node's identity.
+func (c *Conn) Attest(ctx context.Context, r *chancery.AttestRequest) (*chancery.AttestAnswer, error) {
+	return call[chancery.AttestAnswer](ctx, c, http.MethodPost, "/v1/attest", r)
+}
+
 // Announce tells the coordinator where this node listens. The connection must
 // have been dialled with the node's identity.
 func (c *Conn) Announce(ctx context.Context, address string) error {
@@ -63,10 +69,21 @@ func (c *Conn) Address(ctx context.Context, name string) (*chancery.Address, err
 // CRL asks for what is newer than the list of this number: a delta or a full
 // list, and a full list for number 0. It waits up to wait, at most 30
 // seconds, for one to come, and returns nil if none did. The bytes are not
-// verified.
-func (c *Conn) CRL(ctx context.Context, after uint64, wait time.Duration) ([]byte, error) {
-	query := url.Values{"after": {strconv.FormatUint(after, 10)}, "wait": {strconv.Itoa(int(wait / time.Second))}}
-	return c.do(ctx, http.MethodGet, "/v1/crl", query, nil, maxCRL)
+// verified. attest says that the coordinator wants this node to attest now;
+// it does so only if the connection was dialled with the node's identity.
+func (c *Conn) CRL(ctx context.Context, after uint64, wait time.Duration) (list []byte, attest bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	target := c.base.JoinPath("/v1/crl")
+	target.RawQuery = url.Values{"after": {strconv.FormatUint(after, 10)}, "wait": {strconv.Itoa(int(wait / time.Second))}}.Encode()
+	r, err := exchange(ctx, &c.client, http.MethodGet, target, nil, maxCRL)
+	if err != nil {
+		return nil, false, err
+	}
+	if r.status == http.StatusNoContent {
+		r.body = nil
+	}
+	return r.body, r.header.Get(chancery.HeaderAttest) == chancery.AttestNow, nil
 }
 
 // call sends a request in JSON, if it has a body, and parses the answer.
@@ -88,9 +105,9 @@ func (c *Conn) do(ctx context.Context, method, path string, query url.Values, bo
 	defer cancel()
 	target := c.base.JoinPath(path)
 	target.RawQuery = query.Encode()
-	b, status, err := exchange(ctx, &c.client, method, target, body, limit)
-	if err == nil && status == http.StatusNoContent {
-		return nil, nil
+	r, err := exchange(ctx, &c.client, method, target, body, limit)
+	if err != nil || r.status == http.StatusNoContent {
+		return nil, err
 	}
-	return b, err
+	return r.body, nil
 }

@@ -105,7 +105,7 @@ func TestOneConnection(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	for range 3 {
-		if list, err := conn.CRL(t.Context(), 1, 0); list != nil || err != nil {
+		if list, _, err := conn.CRL(t.Context(), 1, 0); list != nil || err != nil {
 			t.Errorf("%x, %v", list, err)
 		}
 	}
@@ -114,11 +114,11 @@ func TestOneConnection(t *testing.T) {
 	}
 	// Once it is gone it is not replaced.
 	serve(c, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	if _, err := conn.CRL(t.Context(), 1, 0); err == nil {
+	if _, _, err := conn.CRL(t.Context(), 1, 0); err == nil {
 		t.Error("no error from a lost connection")
 	}
 	c.Misbehave(testcoordinator.Faults{})
-	if _, err := conn.CRL(t.Context(), 1, 0); !errors.Is(err, coordinator.ErrLost) {
+	if _, _, err := conn.CRL(t.Context(), 1, 0); !errors.Is(err, coordinator.ErrLost) {
 		t.Errorf("after that: %v, want %v", err, coordinator.ErrLost)
 	}
 }
@@ -175,7 +175,7 @@ func TestCancelled(t *testing.T) {
 	conn := dial(t, c)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := conn.CRL(ctx, 1, 25*time.Second); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, err := conn.CRL(ctx, 1, 25*time.Second); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, want %v", err, context.DeadlineExceeded)
 	}
 }

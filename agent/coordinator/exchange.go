@@ -16,33 +16,40 @@ import (
 	"github.com/chancery-pki/chancery"
 )
 
+// A response is what came back for a request.
+type response struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
 // exchange is one request and its response, of at most limit bytes. A response
 // other than 2xx is an error.
-func exchange(ctx context.Context, client *http.Client, method string, target *url.URL, body any, limit int64) ([]byte, int, error) {
+func exchange(ctx context.Context, client *http.Client, method string, target *url.URL, body any, limit int64) (r response, err error) {
 	request, err := Request(ctx, method, target.String(), body)
 	if err != nil {
-		return nil, 0, err
+		return r, err
 	}
-	response, err := client.Do(request)
+	answer, err := client.Do(request)
 	if err != nil {
 		// url.Error repeats the URL, which the caller knows.
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
-		return nil, 0, err
+		return r, err
 	}
-	defer response.Body.Close()
-	if response.StatusCode < 200 || response.StatusCode > 299 {
-		return nil, response.StatusCode, problem(response)
+	defer answer.Body.Close()
+	if answer.StatusCode < 200 || answer.StatusCode > 299 {
+		return r, problem(answer)
 	}
-	b, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	b, err := io.ReadAll(io.LimitReader(answer.Body, limit+1))
 	if err != nil {
-		return nil, 0, err
+		return r, err
 	}
 	if int64(len(b)) > limit {
-		return nil, 0, fmt.Errorf("%s: %w: more than %d bytes", target.Path, chancery.ErrMalformed, limit)
+		return r, fmt.Errorf("%s: %w: more than %d bytes", target.Path, chancery.ErrMalformed, limit)
 	}
-	return b, response.StatusCode, nil
+	return response{answer.StatusCode, answer.Header, b}, nil
 }
 
 // Request returns a request with a body in JSON, or without one for nil.

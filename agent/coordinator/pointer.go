@@ -28,9 +28,9 @@ func FetchPointer(ctx context.Context, address string) (*chancery.Pointer, error
 		DisableKeepAlives: true,
 	}
 	client := http.Client{Transport: transport, CheckRedirect: noRedirect}
-	b, _, err := exchange(ctx, &client, http.MethodGet, base.JoinPath("/.well-known/chancery/pointer"), nil, maxPointer)
+	r, err := exchange(ctx, &client, http.MethodGet, base.JoinPath("/.well-known/chancery/pointer"), nil, maxPointer)
 	if err != nil {
 		return nil, fmt.Errorf("pointer record: %w", err)
 	}
-	return chancery.ParsePointer(b)
+	return chancery.ParsePointer(r.body)
 }

@@ -163,11 +163,11 @@ func (a *Applicant) evidence(ctx context.Context, cans *chancery.CANS, answer *c
 		}
 		s.Epoch = new(chancery.Attestation(epoch))
 	}
-	if s.Quote, err = Quote(a.Chip, union(a.PCRs, answer.QuotePCRs), hash); err != nil {
+	if s.Quote, err = Quote(a.Chip, Union(a.PCRs, answer.QuotePCRs), hash); err != nil {
 		return nil, err
 	}
 	if answer.EventLog {
-		if s.EventLog, err = readEventLog(a.EventLog); err != nil {
+		if s.EventLog, err = ReadEventLog(a.EventLog); err != nil {
 			return nil, err
 		}
 	}

@@ -31,9 +31,9 @@ func (e *EventLogError) Hint() string {
 	return "run the agent as root and mount securityfs, or name the file with event_log in agent.toml; without a log this machine cannot meet the coordinator's policy"
 }
 
-// readEventLog reads the log. The kernel's file has no size, so it is read
+// ReadEventLog reads the log in the file, or where Linux has it. The kernel's file has no size, so it is read
 // until its end.
-func readEventLog(file string) ([]byte, error) {
+func ReadEventLog(file string) ([]byte, error) {
 	if file == "" {
 		file = DefaultEventLog
 	}
@@ -52,8 +52,8 @@ func readEventLog(file string) ([]byte, error) {
 	return b, nil
 }
 
-// union returns the PCRs of both, rising.
-func union(a, b []int) []int {
+// Union returns the PCRs of both, rising.
+func Union(a, b []int) []int {
 	all := slices.Concat(a, b)
 	slices.Sort(all)
 	return slices.Compact(all)

@@ -67,8 +67,10 @@ type joining struct {
 // leaves as it is, see [Present]. An enrolment that waits for an operator is
 // returned as [Pending] unless the options say to wait.
 func Join(ctx context.Context, dir *state.Dir, o Options) (*Result, error) {
-	if r, err := Present(dir, o.Fleet); r != nil || err != nil {
-		return r, err
+	if !o.Rejoin {
+		if r, err := Present(dir, o.Fleet); r != nil || err != nil {
+			return r, err
+		}
 	}
 	j := &joining{Options: &o, dir: dir, last: time.Now()}
 	if err := j.fetchPointer(ctx); err != nil {
@@ -231,7 +233,7 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 		return nil, err
 	}
 	defer conn.Close()
-	list, err := conn.CRL(ctx, 0, 0)
+	list, _, err := conn.CRL(ctx, 0, 0)
 	if err != nil {
 		return nil, fmt.Errorf("CRL: %w", err)
 	}
@@ -251,7 +253,13 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 	j.step("N:C", fmt.Sprintf("serial %s, assurance %s, until %s", nc.Serial, nc.Assurance.Level, nc.NotAfter.Format(time.DateTime)))
 	j.step("CRL", fmt.Sprintf("number %d, %d revoked, good until %s", crl.Head().Number, crl.Revoked(), crl.Head().NextUpdate.Format(time.DateTime)))
 
+	if err := j.notOlder(crl); err != nil {
+		return nil, err
+	}
 	config := &state.Config{Name: ns.Name, Fleet: j.Fleet.Pin(), TPM: intake.TPM, PCRs: intake.PCRs, EventLog: j.EventLog, Listen: state.DefaultListen}
+	if had, err := j.dir.Config(); err == nil { // of a node that rejoins
+		config.Listen, config.Advertise = had.Listen, had.Advertise
+	}
 	if err := j.dir.SaveConfig(config); err != nil {
 		return nil, err
 	}
@@ -265,6 +273,18 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 	r.certify(nc)
 	r.CRL = crl.Head().Number
 	return r, j.dir.RemoveIntake()
+}
+
+// notOlder refuses a list that is older than the one that the node had.
+func (j *joining) notOlder(crl *chancery.CRL) error {
+	had, err := j.dir.CRL()
+	if err != nil {
+		return nil // it had none that could be read
+	}
+	if number, err := chancery.CRLNumber(had); err == nil && number > crl.Head().Number {
+		return fmt.Errorf("%w: number %d, this node had %d", chancery.ErrCRLRollback, crl.Head().Number, number)
+	}
+	return nil
 }
 
 func certified(ek tpm.EK) string {

@@ -6,6 +6,7 @@
 // one [mesh.Node], each in the file of its noun:
 //
 //	key.go       session certificates, and N:C at half of its life; the only user of the chip
+//	attest.go    shows the boot state to the coordinator, with each new session certificate
 //	reseal.go    asks for approval when the chip's PCRs changed
 //	crl.go       keeps the CRL fresh by long polling
 //	pointer.go   keeps the pointer record
@@ -78,6 +79,7 @@ type agent struct {
 	chipInfo atomic.Pointer[string]
 	ready    chan struct{} // closed with the first session certificate
 	seek     chan struct{} // asks the pointer loop to look now
+	asked    chan struct{} // asks the key loop to attest now; has room for one
 
 	// crlMu is held while a CRL is taken and saved, so that an older one never
 	// overwrites a newer one on disk.
@@ -98,7 +100,7 @@ func Run(ctx context.Context, dir *state.Dir, o Options) error {
 
 // open reads the state and makes everything but the loops.
 func open(dir *state.Dir, o Options) (_ *agent, err error) {
-	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1)}
+	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1)}
 	nc, err := dir.Certificate()
 	if err != nil {
 		return nil, err

@@ -19,6 +19,8 @@ const (
 	// pollLeast is the least time between two polls that brought nothing: a
 	// coordinator that answers at once must not make the agent spin.
 	pollLeast = time.Second
+	// readyTime is how long the first poll waits for a session certificate.
+	readyTime = 5 * time.Second
 )
 
 // keepCRL polls for newer lists until ctx ends.
@@ -28,6 +30,9 @@ func (a *agent) keepCRL(ctx context.Context) {
 		err := a.pollCRL(ctx, &failed)
 		if ctx.Err() != nil {
 			return
+		}
+		if err == nil {
+			continue // as itself, now that it can
 		}
 		a.seekPointer(err)
 		if crlError(err) {
@@ -39,9 +44,22 @@ func (a *agent) keepCRL(ctx context.Context) {
 	}
 }
 
-// pollCRL polls over one connection until something fails.
+// pollCRL polls over one connection until something fails, or, of a node that
+// could not say who it is, until it can.
 func (a *agent) pollCRL(ctx context.Context, failed *pause) error {
-	conn, err := coordinator.Dial(ctx, a.pointer(), nil)
+	// A node that says who it is can be asked to attest; the list is the same
+	// for one that cannot, because its seal is closed.
+	select {
+	case <-a.ready:
+	case <-time.After(readyTime):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	identity := a.present
+	if _, err := a.present(); err != nil {
+		identity = nil
+	}
+	conn, err := coordinator.Dial(ctx, a.pointer(), identity)
 	if err != nil {
 		return err
 	}
@@ -54,6 +72,9 @@ func (a *agent) pollCRL(ctx context.Context, failed *pause) error {
 		a.succeed(topicCoordinator)
 		a.succeed(topicCRL)
 		failed.reset()
+		if _, err := a.present(); err == nil && identity == nil {
+			return nil
+		}
 		if wait > 0 && a.crlNumber() == before && !sleep(ctx, pollLeast-time.Since(start)) {
 			return ctx.Err()
 		}
@@ -73,13 +94,19 @@ func (a *agent) fetchCRL(ctx context.Context) error {
 // updateCRL asks once. A delta that does not fit is followed by the full list.
 func (a *agent) updateCRL(ctx context.Context, conn *coordinator.Conn, wait time.Duration) error {
 	a.heedAlarms()
-	list, err := conn.CRL(ctx, a.crlNumber(), wait)
+	list, attest, err := conn.CRL(ctx, a.crlNumber(), wait)
+	if attest {
+		select {
+		case a.asked <- struct{}{}:
+		default: // it is to be done anyway
+		}
+	}
 	if err != nil || list == nil {
 		return err
 	}
 	err = a.takeCRL(list)
 	if errors.Is(err, chancery.ErrCRLGap) {
-		if list, err = conn.CRL(ctx, 0, 0); err == nil {
+		if list, _, err = conn.CRL(ctx, 0, 0); err == nil {
 			err = a.takeCRL(list)
 		}
 	}

@@ -18,6 +18,7 @@ const (
 	topicPointer     = "pointer"
 	topicCoordinator = "coordinator"
 	topicAddress     = "address"
+	topicAttest      = "attest"
 )
 
 // health holds what does not work at present. The zero value is healthy.

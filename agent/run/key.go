@@ -43,40 +43,55 @@ func (a *agent) present() (*chancery.Identity, error) {
 const idle = time.Minute
 
 // keepKey does everything that takes the chip, one after the other: session
-// certificates at half of their life, the next N:C at half of its life, and
-// whatever it takes to get a closed seal opened or a lost chip back.
+// certificates at half of their life, an attestation with each, the next N:C at
+// half of its life, and whatever it takes to get a closed seal opened or a lost chip back.
 func (a *agent) keepKey(ctx context.Context) {
 	r := &renewal{agent: a, pause: pause{longest: 10 * time.Minute}}
 	r.schedule()
+	t := &attesting{agent: a, pause: pause{longest: 10 * time.Minute}}
 	failed := pause{longest: time.Minute}
 	for ctx.Err() == nil {
 		var wait time.Duration
 		err := a.keepSession(ctx)
 		if err == nil {
 			a.succeed(topicKey)
-			failed.reset()
-			wait, err = r.step(ctx)
-			wait = min(wait, idle, a.sessionDue())
+			var due time.Duration
+			if due, err = t.step(ctx); err == nil {
+				wait, err = r.step(ctx)
+				wait = min(wait, due, idle, a.sessionDue())
+			}
 		}
 		var sealed *tpm.SealedError
 		switch {
 		case err == nil:
+			failed.reset()
 		case errors.As(err, &sealed):
 			a.reseal(ctx, sealed)
 			continue
 		case errors.Is(err, tpm.ErrClosed) || errors.Is(err, tpm.ErrTimeout):
 			a.fail(topicChip, err)
-			if err = a.openChip(); err == nil {
-				a.succeed(topicChip)
+			again := failed.failures > 0 // lost once more, and no round was whole in between
+			wait = failed.next()
+			if err = a.openChip(); err != nil {
+				a.fail(topicChip, err)
+				break
+			}
+			if a.succeed(topicChip); !again {
 				continue
 			}
-			a.fail(topicChip, err)
-			wait = failed.next()
 		default:
 			a.fail(topicKey, err)
 			wait = failed.next()
 		}
-		sleep(ctx, wait)
+		select {
+		case <-time.After(wait):
+		case <-a.asked: // put back, for the step to see
+			select {
+			case a.asked <- struct{}{}:
+			default:
+			}
+		case <-ctx.Done():
+		}
 	}
 }
 

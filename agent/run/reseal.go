@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -86,28 +87,57 @@ func (a *agent) askApproval(ctx context.Context) (approved bool, err error) {
 // anew. An approval for a state that the machine is not in is kept for later
 // and does not count.
 func (a *agent) approve(r *chancery.ApprovalRecord) (approved bool, err error) {
-	values := tpm.PCRValues{}
-	for pcr, v := range r.Values {
-		if len(v) != 32 {
-			return false, fmt.Errorf("approval: %w: PCR %d of %d bytes, want 32", chancery.ErrMalformed, pcr, len(v))
-		}
-		values[pcr] = [32]byte(v)
-	}
-	if err := a.file.AddApproval(r.Epoch, values, r.Signature); err != nil {
+	if _, err := a.addApproval(r); err != nil {
 		return false, err
 	}
-	if err := a.dir.SaveKey(a.file); err != nil {
+	if err := a.reloadKey(); err != nil {
 		return false, err
 	}
-	key, err := a.chip.LoadKey(a.file)
+	values, err := approvedValues(r)
 	if err != nil {
 		return false, err
 	}
-	a.key = key
 	now, err := a.chip.PCRValues(a.file.Seal.PCRs)
 	if err != nil {
 		return false, err
 	}
 	epoch, err := a.chip.Epoch(a.file.Seal.Approval)
 	return err == nil && now.Digest() == values.Digest() && epoch <= r.Epoch, err
+}
+
+func approvedValues(r *chancery.ApprovalRecord) (tpm.PCRValues, error) {
+	values := tpm.PCRValues{}
+	for pcr, v := range r.Values {
+		if len(v) != 32 {
+			return nil, fmt.Errorf("approval: %w: PCR %d of %d bytes, want 32", chancery.ErrMalformed, pcr, len(v))
+		}
+		values[pcr] = [32]byte(v)
+	}
+	return values, nil
+}
+
+// addApproval adds an approval to the key file, and reports whether it was not
+// there.
+func (a *agent) addApproval(r *chancery.ApprovalRecord) (added bool, err error) {
+	values, err := approvedValues(r)
+	if err != nil {
+		return false, err
+	}
+	digest := values.Digest()
+	if slices.ContainsFunc(a.file.Approvals, func(b tpm.Approval) bool { return b.Epoch == r.Epoch && b.PCRDigest == digest }) {
+		return false, nil
+	}
+	return true, a.file.AddApproval(r.Epoch, values, r.Signature)
+}
+
+// reloadKey keeps the key file, and takes N:SK as it is with it.
+func (a *agent) reloadKey() error {
+	if err := a.dir.SaveKey(a.file); err != nil {
+		return err
+	}
+	key, err := a.chip.LoadKey(a.file)
+	if err == nil {
+		a.key = key
+	}
+	return err
 }

@@ -133,6 +133,8 @@ type NodeInfo struct {
 	Rule      string        `json:"rule,omitempty" doc:"of the policy, under which it was decided"`
 	Held      string        `json:"held,omitempty" doc:"why it is not renewed"`
 	Attested  time.Time     `json:"attested,omitzero" doc:"when it last attested a good state"`
+	Epoch     uint64        `json:"epoch,omitempty" doc:"of a sealed key's counter, as last attested"`
+	Retire    string        `json:"retire,omitempty" enum:"wanted,raised," doc:"older approvals are being retired: with the next attestation, or by the next reboot"`
 	Approvals []string      `json:"approvals,omitempty" doc:"operators that have approved, of one that waits"`
 	Wanted    int           `json:"approvals_wanted,omitempty" doc:"how many have to"`
 	Replaces  string        `json:"replaces,omitempty" doc:"node id of the one whose place it asks for"`
@@ -241,12 +243,13 @@ func NewAdmin(a *Admin) http.Handler {
 	a.nodes(api)
 	a.certificates(api)
 	a.policies(api)
+	a.bootStates(api)
 	huma.Get(api, "/v1/reseals", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[[]ResealInfo], error) {
 		list, err := a.reseals(ctx)
 		return &body[[]ResealInfo]{list}, err
 	}))
 	huma.Post(api, "/v1/reseals/{name}/approve", handle(a.Logger, func(ctx context.Context, in *named) (*body[ResealInfo], error) {
-		w, err := a.Authority.ApproveReseal(ctx, in.Name)
+		w, err := a.Authority.ApproveReseal(ctx, operator(ctx), in.Name)
 		if err != nil {
 			return nil, err
 		}

@@ -145,6 +145,23 @@ func NewNode(n *Node) http.Handler {
 		return &resealOut{*a}, nil
 	}), enrolment)
 
+	type attestIn struct{ Body chancery.AttestRequest }
+	type attestOut struct{ Body chancery.AttestAnswer }
+	huma.Post(api, "/v1/attest", handle(n.Logger, func(ctx context.Context, in *attestIn) (*attestOut, error) {
+		ch, err := n.channel(ctx, true)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, signTime)
+		defer cancel()
+		a, err := n.Authority.Attest(ctx, ch.Peer, &in.Body)
+		if err != nil {
+			n.Logger.Info("attestation refused", "node", ch.Peer.Name, "reason", err)
+			return nil, err
+		}
+		return &attestOut{*a}, nil
+	}), enrolment, func(o *huma.Operation) { o.MaxBodyBytes = maxSubmission })
+
 	type addressIn struct{ Body chancery.Address }
 	huma.Put(api, "/v1/address", handle(n.Logger, func(ctx context.Context, in *addressIn) (*struct{}, error) {
 		ch, err := n.channel(ctx, true)
@@ -175,10 +192,16 @@ func NewNode(n *Node) http.Handler {
 	}
 	type crlOut struct {
 		Status      int
+		Attest      string `header:"Chancery-Attest" doc:"now: an operator wants the node that asks to attest"`
 		ContentType string `header:"Content-Type"`
 		Body        []byte
 	}
 	huma.Get(api, "/v1/crl", handle(n.Logger, func(ctx context.Context, in *crlIn) (*crlOut, error) {
+		// The list is for everybody; a node that says who it is hears more.
+		var self *chancery.NodeID
+		if ch, err := n.channel(ctx, n.presents(ctx)); err == nil && ch.Peer != nil {
+			self = &ch.Peer.NodeID
+		}
 		ctx, cancel := context.WithTimeout(ctx, time.Duration(in.Wait)*time.Second)
 		defer cancel()
 		for {
@@ -186,13 +209,25 @@ func NewNode(n *Node) http.Handler {
 			if err != nil {
 				return nil, err
 			}
+			out := &crlOut{Status: http.StatusNoContent}
+			var asked <-chan struct{}
+			if self != nil {
+				var now bool
+				if now, asked = n.Authority.AttestWanted(*self); now {
+					out.Attest = chancery.AttestNow
+				}
+			}
 			if update != nil {
-				return &crlOut{Status: http.StatusOK, ContentType: "application/octet-stream", Body: update}, nil
+				out.Status, out.ContentType, out.Body = http.StatusOK, "application/octet-stream", update
+			}
+			if update != nil || out.Attest != "" {
+				return out, nil
 			}
 			select {
 			case <-changed:
+			case <-asked:
 			case <-ctx.Done():
-				return &crlOut{Status: http.StatusNoContent}, nil
+				return out, nil
 			}
 		}
 	}))
@@ -220,6 +255,12 @@ func withTLS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tlsKey{}, r.TLS)))
 	})
+}
+
+// presents reports whether the other end has shown a certificate.
+func (n *Node) presents(ctx context.Context) bool {
+	state, _ := ctx.Value(tlsKey{}).(*tls.ConnectionState)
+	return state != nil && len(state.PeerCertificates) > 0
 }
 
 // channel describes the connection of a request, and who is at its other end

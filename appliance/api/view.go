@@ -118,7 +118,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 func nodeInfo(n *store.Node) NodeInfo {
 	return NodeInfo{Name: n.Name, NodeID: n.ID.String(), State: n.State, Assurance: n.Assurance.String(), Simulator: n.Simulator, Sealed: n.Seal != nil,
 		Roles: n.Roles, Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, Address: n.Address,
-		Rule: n.Rule, Held: n.Held, Attested: n.Attested}
+		Rule: n.Rule, Held: n.Held, Attested: n.Attested, Epoch: n.Epoch, Retire: n.Retire}
 }
 
 func (a *Admin) nodeList(ctx context.Context) (list []NodeInfo, err error) {
@@ -157,6 +157,14 @@ func pendingInfo(tx *store.Tx, p *store.Intake) (n NodeInfo, err error) {
 	return n, err
 }
 
+// missing turns a node that is not there into a problem.
+func missing(err error, name string) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return &problem{chancery.Problem{Title: "Not Found", Status: 404, Detail: "no node is called " + name, Code: "not-found", Hint: "see: chancery node list"}}
+	}
+	return err
+}
+
 func (a *Admin) nodesCalled(ctx context.Context, name string) ([]NodeInfo, error) {
 	all, err := a.nodeList(ctx)
 	if err != nil {
@@ -169,7 +177,7 @@ func (a *Admin) nodesCalled(ctx context.Context, name string) ([]NodeInfo, error
 		}
 	}
 	if len(found) == 0 {
-		return nil, &problem{chancery.Problem{Title: "Not Found", Status: 404, Detail: "no node is called " + name, Code: "not-found", Hint: "see: chancery node list"}}
+		return nil, missing(store.ErrNotFound, name)
 	}
 	err = a.Store.View(ctx, func(tx *store.Tx) error {
 		for i := range found {

@@ -14,6 +14,7 @@
 package authority
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ type Authority struct {
 	fleet  chancery.FleetID
 	policy atomic.Pointer[policy.Policy]
 	signed trees // CA:N:S, lately
+	wanted wanted
 	// challengeKey makes reseal challenges that need no state. It is new with
 	// every start; a challenge that spans a restart is asked for again.
 	challengeKey [32]byte
@@ -69,8 +71,15 @@ func New(c Config) (*Authority, error) {
 	}
 	a := &Authority{Config: c, fleet: c.Pointer.FleetID()}
 	a.policy.Store(c.Policy)
+	a.wanted = wanted{nodes: map[chancery.NodeID]bool{}, changed: make(chan struct{})}
 	rand.Read(a.challengeKey[:])
-	return a, nil
+	return a, a.Store.View(context.Background(), func(tx *store.Tx) error {
+		nodes, err := tx.AttestationsAsked()
+		for _, id := range nodes {
+			a.wanted.nodes[id] = true
+		}
+		return err
+	})
 }
 
 // Policy returns the policy that is in force.

@@ -408,7 +408,7 @@ func (c *connection) answer(ctx context.Context) (*chancery.Answer, error) {
 		c.facts.Approvals = 1
 	}
 	decided(&c.facts, c.decision, c.a.Policy())
-	c.facts.Reenrol = c.revoked
+	c.facts.Reenrol = c.revoked && c.enrolled == nil
 	intake := &store.Intake{
 		ID:         cans.IntakeID,
 		NodeID:     c.claim.NodeID,

@@ -120,9 +120,11 @@ func (a *Authority) Refuse(ctx context.Context, name, reason string) error {
 	})
 }
 
-// Sweep closes intakes whose CA:N:S has expired.
+// Sweep closes intakes whose CA:N:S has expired, and holds nodes that have been
+// silent for too long.
 func (a *Authority) Sweep(ctx context.Context) error {
-	return a.Store.Update(ctx, func(tx *store.Tx) error { return tx.ExpireIntakes(a.Now()) })
+	err := a.Store.Update(ctx, func(tx *store.Tx) error { return tx.ExpireIntakes(a.Now()) })
+	return errors.Join(err, a.holdSilent(ctx))
 }
 
 func (a *Authority) pending(ctx context.Context, name string) (*store.Intake, error) {

@@ -38,16 +38,14 @@ func (a *Authority) Reseal(ctx context.Context, req *chancery.ResealRequest) (*c
 		return nil, refuse(400, "malformed", "", "node_id is not 64 hexadecimal digits")
 	}
 	id := chancery.NodeID(raw)
-	span := a.Now().Unix() / int64(challengeLife/time.Second)
 	if req.Quote == nil {
-		c := a.challenge(id, span)
+		c := a.challenge(id, a.span())
 		return &chancery.ResealAnswer{Status: "challenge", Challenge: c[:]}, nil
 	}
-	current, before := a.challenge(id, span), a.challenge(id, span-1)
-	if !hmac.Equal(req.Challenge, current[:]) && !hmac.Equal(req.Challenge, before[:]) {
+	if !a.challenged(id, req.Challenge) {
 		return nil, refuse(403, "challenge", "ask for a new challenge", "the challenge is not this coordinator's, or has expired")
 	}
-	wish, err := a.checkReseal(ctx, id, req)
+	node, wish, err := a.checkReseal(ctx, id, req)
 	if err != nil {
 		return nil, err
 	}
@@ -60,10 +58,23 @@ func (a *Authority) Reseal(ctx context.Context, req *chancery.ResealRequest) (*c
 		if err != nil || known.Signature == nil {
 			return err
 		}
-		answer = &chancery.ResealAnswer{Status: "approved", Approval: &chancery.ApprovalRecord{Values: known.PCRs, Epoch: known.Epoch, Signature: known.Signature}}
+		answer = approved(known)
 		return nil
 	})
-	return answer, err
+	if err != nil || answer.Status == "approved" {
+		return answer, err
+	}
+	if ok, err := a.approvedAhead(ctx, node, wish); err != nil || !ok {
+		return answer, err
+	}
+	if wish, err = a.ApproveReseal(ctx, "the policy", node.Name); err != nil {
+		return nil, err
+	}
+	return approved(wish), nil
+}
+
+func approved(r *store.Reseal) *chancery.ResealAnswer {
+	return &chancery.ResealAnswer{Status: "approved", Approval: &chancery.ApprovalRecord{Values: r.PCRs, Epoch: r.Epoch, Signature: r.Signature}}
 }
 
 func sameState(a, b *store.Reseal) bool {
@@ -71,29 +82,29 @@ func sameState(a, b *store.Reseal) bool {
 }
 
 // checkReseal verifies that the chip of a live node is in the state it claims.
-func (a *Authority) checkReseal(ctx context.Context, id chancery.NodeID, req *chancery.ResealRequest) (*store.Reseal, error) {
+func (a *Authority) checkReseal(ctx context.Context, id chancery.NodeID, req *chancery.ResealRequest) (node *store.Node, wish *store.Reseal, err error) {
 	node, ak, err := a.sealedNode(ctx, func(tx *store.Tx) (*store.Node, error) { return tx.Node(id) })
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	qualifying := chancery.ResealQualifying(a.fleet, id, [32]byte(req.Challenge))
 	quote, err := evidence.VerifyQuote(ak, req.Quote, qualifying)
 	if err != nil {
-		return nil, broken(err)
+		return nil, nil, broken(err)
 	}
 	if req.Epoch == nil {
-		return nil, refuse(400, "malformed", "", "the attestation of the epoch counter is missing")
+		return nil, nil, refuse(400, "malformed", "", "the attestation of the epoch counter is missing")
 	}
 	epoch, _, err := ak.VerifyEpoch(evidence.Attestation(*req.Epoch), a.Pointer.Approval, qualifying)
 	if err != nil {
-		return nil, broken(err)
+		return nil, nil, broken(err)
 	}
 	// Approve refuses values of other PCRs than the sealing ones; tell the
 	// node now, not the operator later.
 	if _, err := evidence.Seal(node.Seal, ak.Name(), a.Pointer.Approval).Approve(epoch, quote.Values); err != nil {
-		return nil, refuse(400, "malformed", "", "%v", err)
+		return nil, nil, refuse(400, "malformed", "", "%v", err)
 	}
-	return &store.Reseal{NodeID: id, Epoch: epoch, PCRs: req.Quote.Values, Asked: a.Now()}, nil
+	return node, &store.Reseal{NodeID: id, Epoch: epoch, PCRs: req.Quote.Values, Asked: a.Now()}, nil
 }
 
 // sealedNode loads a live node with a sealed key.
@@ -116,7 +127,7 @@ func (a *Authority) sealedNode(ctx context.Context, load func(*store.Tx) (*store
 
 // ApproveReseal approves the boot state that a node asked for. The policy is
 // computed here, from the values that the chip's attestation key quoted.
-func (a *Authority) ApproveReseal(ctx context.Context, name string) (*store.Reseal, error) {
+func (a *Authority) ApproveReseal(ctx context.Context, operator, name string) (*store.Reseal, error) {
 	node, ak, err := a.sealedNode(ctx, func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName(name) })
 	if err != nil {
 		return nil, err
@@ -144,5 +155,8 @@ func (a *Authority) ApproveReseal(ctx context.Context, name string) (*store.Rese
 		return nil, err
 	}
 	err = a.Store.Update(ctx, func(tx *store.Tx) error { return tx.ApproveReseal(wish) })
+	if err == nil {
+		a.Logger.Info("boot state approved", "name", name, "pcrs", values.Numbers(), "operator", operator)
+	}
 	return wish, notFound(err, "%s asked for another state meanwhile; look again", name)
 }

@@ -82,11 +82,11 @@ func TestReseal(t *testing.T) {
 			}
 			w.Clock.Advance(time.Minute)
 		}
-		wish, err := w.Authority.ApproveReseal(t.Context(), "edge-1")
+		wish, err := w.Authority.ApproveReseal(t.Context(), "op", "edge-1")
 		if err != nil || wish.NodeID != n.ID() || wish.Signature == nil {
 			t.Fatalf("%+v, %v", wish, err)
 		}
-		_, err = w.Authority.ApproveReseal(t.Context(), "edge-1")
+		_, err = w.Authority.ApproveReseal(t.Context(), "op", "edge-1")
 		wantRefusal(t, "a second approval", err, "approved")
 		a := w.reseal(n)
 		if a.Status != "approved" {
@@ -102,7 +102,7 @@ func TestReseal(t *testing.T) {
 	if a := w.reseal(n); a.Status != "pending" {
 		t.Errorf("a state that nobody approved: %+v", a)
 	}
-	if _, err := w.Authority.ApproveReseal(t.Context(), "edge-1"); err != nil {
+	if _, err := w.Authority.ApproveReseal(t.Context(), "op", "edge-1"); err != nil {
 		t.Fatal(err)
 	}
 	approve(t, n, w.reseal(n).Approval)
@@ -150,7 +150,7 @@ func TestResealRefuses(t *testing.T) {
 		test.change(r)
 		_, err := w.Authority.Reseal(t.Context(), r)
 		wantRefusal(t, test.what, err, test.code)
-		_, err = w.Authority.ApproveReseal(t.Context(), "edge-1")
+		_, err = w.Authority.ApproveReseal(t.Context(), "op", "edge-1")
 		wantRefusal(t, test.what+", and approved all the same", err, "not-found")
 	}
 	unknown := &chancery.ResealRequest{NodeID: chancery.NodeID{9}.String(), Challenge: w.challenge(chancery.NodeID{9}), Quote: n.Quote(tpm.DefaultPCRs, qualifying)}
@@ -160,7 +160,7 @@ func TestResealRefuses(t *testing.T) {
 	_, err = w.Authority.Reseal(t.Context(), ofPlain)
 	wantRefusal(t, "a node whose key is not sealed", err, "not-sealed")
 	for name, code := range map[string]string{"edge-3": "not-sealed", "edge-9": "not-found"} {
-		_, err := w.Authority.ApproveReseal(t.Context(), name)
+		_, err := w.Authority.ApproveReseal(t.Context(), "op", name)
 		wantRefusal(t, "approval of "+name, err, code)
 	}
 
@@ -180,7 +180,7 @@ func TestResealRefuses(t *testing.T) {
 	w.revoke("edge-1")
 	_, err = w.Authority.Reseal(t.Context(), w.wish(n, w.challenge(n.ID())))
 	wantRefusal(t, "a revoked node", err, "revoked")
-	_, err = w.Authority.ApproveReseal(t.Context(), "edge-1")
+	_, err = w.Authority.ApproveReseal(t.Context(), "op", "edge-1")
 	wantRefusal(t, "approval of a revoked node", err, "revoked")
 	if w.Approval.Total() != 0 {
 		t.Error("the approval key signed something")
@@ -198,7 +198,7 @@ func TestResealChangesMeanwhile(t *testing.T) {
 	release := w.Approval.Hold()
 	failed := make(chan error)
 	go func() {
-		_, err := w.Authority.ApproveReseal(t.Context(), "edge-1")
+		_, err := w.Authority.ApproveReseal(t.Context(), "op", "edge-1")
 		failed <- err
 	}()
 	w.eventually("the approval is being signed", func() bool { return len(w.Approval.Asked()) > 0 })
@@ -209,7 +209,7 @@ func TestResealChangesMeanwhile(t *testing.T) {
 	if a := w.reseal(n); a.Status != "pending" {
 		t.Errorf("the state that nobody approved: %+v", a)
 	}
-	if _, err := w.Authority.ApproveReseal(t.Context(), "edge-1"); err != nil {
+	if _, err := w.Authority.ApproveReseal(t.Context(), "op", "edge-1"); err != nil {
 		t.Fatal(err)
 	}
 	approve(t, n, w.reseal(n).Approval)
@@ -224,14 +224,14 @@ func TestApprovalKeyFails(t *testing.T) {
 	w.extend(n)
 	w.reseal(n)
 	w.Approval.Refuse(1)
-	_, err := w.Authority.ApproveReseal(t.Context(), "edge-1")
+	_, err := w.Authority.ApproveReseal(t.Context(), "op", "edge-1")
 	if _, refusal := errors.AsType[*authority.Refusal](err); refusal || !errors.Is(err, appliancetest.ErrToken) {
 		t.Errorf("%v, want %v", err, appliancetest.ErrToken)
 	}
 	if a := w.reseal(n); a.Status != "pending" {
 		t.Errorf("%+v", a)
 	}
-	if _, err := w.Authority.ApproveReseal(t.Context(), "edge-1"); err != nil {
+	if _, err := w.Authority.ApproveReseal(t.Context(), "op", "edge-1"); err != nil {
 		t.Fatal(err)
 	}
 }

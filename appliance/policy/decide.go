@@ -51,6 +51,7 @@ type Decision struct {
 	Reason    string // likewise
 	Hint      string
 
+	State     string // the pcr_set that the rule matched; empty without one
 	Assurance chancery.AssuranceLevel
 	Roles     []string      // beside those of the token
 	Life      time.Duration // the longest; 0: the coordinator's
@@ -244,8 +245,11 @@ func (p *Policy) settle(d *Decision, r *Rule, s *Subject) *Decision {
 	if len(r.Match.EK)+len(r.Match.EKList) > 0 { // whoever bought the chip vouches for it
 		d.Assurance = max(d.Assurance, chancery.AssuranceEK)
 	}
-	if len(r.Match.PCRSet) > 0 && d.Assurance == chancery.AssuranceEK {
-		d.Assurance = chancery.AssuranceQuote
+	if len(r.Match.PCRSet) > 0 {
+		d.State = p.state(r.Match.PCRSet, s.Booted)
+		if d.Assurance == chancery.AssuranceEK {
+			d.Assurance = chancery.AssuranceQuote
+		}
 	}
 	if s.Weakness != "" {
 		d.Assurance = chancery.AssuranceSoftware

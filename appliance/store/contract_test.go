@@ -751,6 +751,9 @@ func testAttestations(d *db) {
 	}
 	same(d, "the newest first", list(9), []store.Attestation{good, bad})
 	same(d, "the last", list(1), []store.Attestation{good})
+	same(d, "asked", look(d, (*store.Tx).AttestationsAsked), []chancery.NodeID(nil))
+	d.update(func(tx *store.Tx) error { return tx.AskAttestation(b.ID) })
+	same(d, "asked", look(d, (*store.Tx).AttestationsAsked), []chancery.NodeID{b.ID})
 	d.update(func(tx *store.Tx) error { return tx.PruneAttestations(a.ID, 1) })
 	same(d, "kept", list(9), []store.Attestation{good})
 

@@ -40,15 +40,29 @@ type Node struct {
 	Held       string    // why it is not renewed; empty if it is
 	Attested   time.Time // when it last attested a good state
 	AttestNow  bool      // an operator wants it to
+
+	// As last attested after the enrolment; zero before.
+	Epoch    uint64 // the chip's epoch counter, of a sealed key
+	Resets   uint32
+	Clock    uint64
+	Retire   string // RetireWanted or RetireRaised while older approvals are being retired
+	RaisedAt uint32 // Resets when the raised epoch was first seen
 }
 
+// How far the retirement of a node's older approvals is.
+const (
+	RetireWanted = "wanted" // the node is told with its next attestation
+	RetireRaised = "raised" // the epoch is raised; it counts after the next reset
+)
+
 const nodeColumns = `node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled, revoked, reason, address, seen,
-	issuer, rule, token, token_roles, held, attested, attest_now`
+	issuer, rule, token, token_roles, held, attested, attest_now, epoch, resets, clock, retire, raised_at`
 
 func (n *Node) dest() []any {
 	return []any{fixed{n.ID[:]}, &n.Name, &n.State, &n.NodeKey, &n.AKPublic, fixed{n.EKDigest[:]}, &n.Assurance, &n.Simulator,
 		jsonColumn{&n.Roles}, jsonColumn{&n.Chip}, jsonColumn{&n.Seal}, timeColumn{&n.Enrolled}, timeColumn{&n.Revoked}, &n.Reason, &n.Address, timeColumn{&n.Seen},
-		&n.Issuer, &n.Rule, &n.Token, jsonColumn{&n.TokenRoles}, &n.Held, timeColumn{&n.Attested}, &n.AttestNow}
+		&n.Issuer, &n.Rule, &n.Token, jsonColumn{&n.TokenRoles}, &n.Held, timeColumn{&n.Attested}, &n.AttestNow,
+		bits{&n.Epoch}, &n.Resets, bits{&n.Clock}, &n.Retire, &n.RaisedAt}
 }
 
 // PutNode stores an active node, anew after a renewal. A name that another
@@ -96,6 +110,18 @@ func (t *Tx) LiveOnChip(ek [32]byte) ([]Node, error) {
 	return all(t, `SELECT `+nodeColumns+` FROM nodes WHERE ek_digest = ? AND state = 'active' ORDER BY name`, []any{ek[:]}, func(r *sql.Rows) (n Node, err error) {
 		return n, r.Scan(n.dest()...)
 	})
+}
+
+// NoteChip notes what a node's chip attested: epoch, reset count and clock, and
+// how far a retirement is.
+func (t *Tx) NoteChip(n *Node) error {
+	return t.exec(`UPDATE nodes SET epoch = ?, resets = ?, clock = ?, retire = ?, raised_at = ? WHERE node_id = ?`,
+		int64(n.Epoch), n.Resets, int64(n.Clock), n.Retire, n.RaisedAt, n.ID[:])
+}
+
+// Retire notes that a live node's older approvals are to be retired.
+func (t *Tx) Retire(id chancery.NodeID) error {
+	return t.exec(`UPDATE nodes SET retire = ?, attest_now = 1 WHERE node_id = ? AND state = 'active'`, RetireWanted, id[:])
 }
 
 // Hold keeps a live node from being renewed, for a reason; an empty one ends

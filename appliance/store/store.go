@@ -220,6 +220,18 @@ func (c timeColumn) Scan(src any) error {
 	return fmt.Errorf("time column holds %T", src)
 }
 
+// bits scans an integer that a chip counts in 64 bits: SQL's are signed.
+type bits struct{ v *uint64 }
+
+func (c bits) Scan(src any) error {
+	n, ok := src.(int64)
+	if !ok {
+		return fmt.Errorf("integer column holds %T", src)
+	}
+	*c.v = uint64(n)
+	return nil
+}
+
 // fixed scans a BLOB into an array of exactly that size.
 type fixed struct{ dst []byte }
 

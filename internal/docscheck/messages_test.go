@@ -25,6 +25,9 @@ var messages = map[string]any{
 	"ResealAnswer":      chancery.ResealAnswer{},
 	"ApprovalRecord":    chancery.ApprovalRecord{},
 	"Address":           chancery.Address{},
+	"AttestRequest":     chancery.AttestRequest{},
+	"AttestAnswer":      chancery.AttestAnswer{},
+	"IncrementRecord":   chancery.IncrementRecord{},
 }
 
 // Each message's table has its fields, in their order, and no others.

@@ -16,11 +16,12 @@ import (
 
 // sources are the packages that documents may name, and where they are.
 var sources = map[string]string{
-	"chancery": "../..",
-	"merkle":   "../../merkle",
-	"tpm":      "../../tpm",
-	"mesh":     "../../agent/mesh",
-	"evidence": "../../appliance/evidence",
+	"chancery":  "../..",
+	"merkle":    "../../merkle",
+	"tpm":       "../../tpm",
+	"mesh":      "../../agent/mesh",
+	"evidence":  "../../appliance/evidence",
+	"authority": "../../appliance/authority",
 }
 
 // A source is what a package declares, unexported names included.

@@ -201,6 +201,7 @@ func (c *Coordinator) serve(l net.Listener) {
 		"GET /v1/enroll/{intake}":           c.verdict,
 		"GET /v1/crl":                       c.serveCRL,
 		"POST /v1/reseal":                   c.reseal,
+		"POST /v1/attest":                   c.attest,
 		"PUT /v1/address":                   c.putAddress,
 		"GET /v1/address/{name}":            c.getAddress,
 		"GET /.well-known/chancery/pointer": c.servePointer,

@@ -28,16 +28,17 @@ type intake struct {
 
 // A node is what the coordinator knows of one.
 type node struct {
-	id      chancery.NodeID
-	name    string
-	key     chancery.PublicKey
-	public  []byte
-	ak      tpm.AttestationKey
-	ek      tpm.EndorsementKey
-	chip    chancery.Chip
-	seal    *tpm.Seal
-	serials []uint64
-	reseal  *resealWish
+	id        chancery.NodeID
+	name      string
+	key       chancery.PublicKey
+	public    []byte
+	ak        tpm.AttestationKey
+	ek        tpm.EndorsementKey
+	chip      chancery.Chip
+	seal      *tpm.Seal
+	serials   []uint64
+	reseal    *resealWish
+	challenge [32]byte // to attest
 }
 
 func (c *Coordinator) enroll(r *http.Request) (any, error) { return c.open(r, nil) }
