@@ -91,6 +91,28 @@ func (t *Tree) Subtree(s Subtree) (Hash, error) {
 	return t.hash(s), nil
 }
 
+// SubtreeWith returns the hash that s has once the leaves are appended, which it
+// leaves to the caller. It is [ErrRange] if s is not a valid subtree of that
+// tree.
+func (t *Tree) SubtreeWith(s Subtree, leaves []Hash) (Hash, error) {
+	if err := t.check(s, t.Size()+uint64(len(leaves))); err != nil {
+		return Hash{}, err
+	}
+	return t.hashWith(s, leaves), nil
+}
+
+// hashWith goes down to what the tree has, and to single leaves behind it.
+func (t *Tree) hashWith(s Subtree, leaves []Hash) Hash {
+	switch size := t.Size(); {
+	case s.End <= size:
+		return t.hash(s)
+	case s.Size() == 1:
+		return leaves[s.Start-size]
+	}
+	mid := s.Start + uint64(1)<<(bits.Len64(s.Size()-1)-1)
+	return HashChildren(t.hashWith(Subtree{s.Start, mid}, leaves), t.hashWith(Subtree{mid, s.End}, leaves))
+}
+
 // Inclusion returns the proof that the entry is in s ("Subtree Inclusion
 // Proofs"), for [VerifyInclusion]. It is [ErrRange] if s is not a subtree of
 // the tree, or does not contain the entry.

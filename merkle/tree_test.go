@@ -8,6 +8,8 @@ import (
 	"hash"
 	"slices"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // The draft's accumulated vectors ("Subtree Test Vectors") hash all outputs
@@ -270,4 +272,40 @@ func TestEvaluateDoesNotAllocate(t *testing.T) {
 	if n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// The hash of a subtree with leaves that are to come is the one that it has when
+// they have come, and asking for it changes nothing.
+func TestSubtreeWith(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before, after := rapid.IntRange(0, 200).Draw(t, "before"), rapid.IntRange(0, 100).Draw(t, "after")
+		var tree, whole Tree
+		var fresh []Hash
+		for i := range before + after {
+			leaf := HashLeaf([]byte{byte(i), byte(i >> 8)})
+			whole.Append(leaf)
+			if i < before {
+				tree.Append(leaf)
+			} else {
+				fresh = append(fresh, leaf)
+			}
+		}
+		root := tree.Root()
+		for start := range uint64(before + after) {
+			for end := start + 1; end <= uint64(before+after); end++ {
+				s := Subtree{start, end}
+				got, err := tree.SubtreeWith(s, fresh)
+				want, wantErr := whole.Subtree(s)
+				if got != want || (err == nil) != (wantErr == nil) {
+					t.Fatalf("%v: %v, %v, want %v, %v", s, got, err, want, wantErr)
+				}
+			}
+		}
+		if _, err := tree.SubtreeWith(Subtree{0, uint64(before+after) + 1}, fresh); err == nil {
+			t.Fatal("a subtree that ends after the leaves")
+		}
+		if tree.Size() != uint64(before) || tree.Root() != root {
+			t.Fatal("it changed the tree")
+		}
+	})
 }

@@ -332,7 +332,10 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 			return nil
 		}
 		subtree = &store.Subtree{BatchStart: start, Tree: merkle.Smallest(start, next)}
-		if subtree.Root, err = l.rootWith(subtree.Tree, leaves); err != nil {
+		l.treeMu.RLock()
+		subtree.Root, err = l.tree.SubtreeWith(subtree.Tree, leaves)
+		l.treeMu.RUnlock()
+		if err != nil {
 			return err
 		}
 		return tx.InsertSubtree(l.log, subtree)
@@ -368,25 +371,6 @@ func (l *Ledger) entry(s *chancery.Subject, index uint64) (*store.Entry, error) 
 		return nil, err
 	}
 	return &store.Entry{Index: index, Entry: raw, Leaf: merkle.HashLeaf(raw), SPKI: f.SPKI, NodeID: chancery.NewNodeID(l.fleet, s.NodeKey), NotAfter: s.NotAfter}, nil
-}
-
-// rootWith returns the hash of a subtree that ends with leaves which are not
-// in the tree yet.
-func (l *Ledger) rootWith(s merkle.Subtree, leaves []merkle.Hash) (merkle.Hash, error) {
-	// The subtree begins at a multiple of its size rounded up, so its part in
-	// the old tree is hashed like any tree that starts at zero.
-	l.treeMu.RLock()
-	defer l.treeMu.RUnlock()
-	var t merkle.Tree
-	for i := s.Start; i < l.tree.Size(); i++ {
-		h, err := l.tree.Subtree(merkle.Subtree{Start: i, End: i + 1})
-		if err != nil {
-			return merkle.Hash{}, err
-		}
-		t.Append(h)
-	}
-	t.Append(leaves...)
-	return t.Root(), nil
 }
 
 func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) error {
