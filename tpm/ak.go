@@ -23,10 +23,11 @@ type AK struct {
 }
 
 // attestationHandle is the key in this chip. It is persistent at akHandle if
-// there was room and the owner let us; otherwise made anew for each use.
+// there is room and the owner lets us; otherwise made anew for each use.
 type attestationHandle struct {
 	AK
 	persistent bool
+	vacant     bool // nothing is at akHandle
 }
 
 // AK returns the attestation key. The first call on a chip makes it
@@ -51,60 +52,66 @@ func akTemplate() []byte {
 }
 
 func (t *TPM) attestationKey() (*attestationHandle, error) {
-	if t.ak != nil {
+	if t.ak != nil && (t.ak.persistent || !t.ak.vacant) {
 		return t.ak, nil
 	}
-	public, name, qualifiedName, err := t.readPublic(akHandle)
+	fits := func(o object) bool {
+		_, err := ParseAttestationKey(o.public)
+		return err == nil && o.primary(endorsement)
+	}
+	o, err := t.readPublic(akHandle, fits)
 	vacant := errors.Is(err, tpm2.TPMRCHandle)
 	switch {
 	case err != nil && !vacant:
 		return nil, err
-	case err == nil && qualifiedName == qualified(endorsement, name):
-		if ak, err := ParseAttestationKey(public); err == nil && ak.Name() == name {
-			t.ak = &attestationHandle{AK: AK{Public: public, Name: name}, persistent: true}
-			return t.ak, nil
+	case err == nil && fits(o):
+		t.ak = &attestationHandle{AK: AK{Public: o.public, Name: nameOf(o.public)}, persistent: true}
+	case t.ak == nil:
+		if t.ak, err = t.makeAttestationKey(vacant); err != nil {
+			return nil, err
 		}
 	}
-	ak, err := t.makeAttestationKey(vacant)
-	if err != nil {
-		return nil, err
-	}
-	t.ak = ak
-	return ak, nil
+	return t.ak, nil
 }
 
-func (t *TPM) makeAttestationKey(vacant bool) (_ *attestationHandle, err error) {
+func (t *TPM) makeAttestationKey(vacant bool) (*attestationHandle, error) {
 	rsp, err := t.createPrimary(endorsement, akTemplate())
 	if err != nil {
 		return nil, endorsementError(fmt.Errorf("tpm: create attestation key: %w", err))
 	}
-	defer t.flush(rsp.ObjectHandle, &err)
+	defer t.flush(rsp.ObjectHandle)
 	public := rsp.OutPublic.Bytes()
 	if _, err := ParseAttestationKey(public); err != nil {
 		return nil, err
 	}
-	ak := &attestationHandle{AK: AK{Public: public, Name: nameOf(public)}}
-	if vacant {
-		// Only speed is lost if the owner has a password or NV is full.
-		ak.persistent = t.persist(rsp.ObjectHandle, rsp.Name, akHandle) == nil
-	}
+	ak := &attestationHandle{AK: AK{Public: public, Name: nameOf(public)}, vacant: vacant}
+	t.keep(ak, rsp.ObjectHandle)
 	return ak, nil
+}
+
+// keep makes the attestation key persistent if that is possible. Only speed is
+// lost if it is not, because the owner has a password, NV is full, or the chip
+// refuses for now; the next use tries again.
+func (t *TPM) keep(ak *attestationHandle, loaded tpm2.TPMHandle) {
+	if ak.vacant {
+		ak.persistent = t.persist(loaded, tpm2.TPM2BName{Buffer: ak.Name[:]}, akHandle) == nil
+	}
 }
 
 // loadAK returns an authorized handle of the attestation key, and what ends
 // its use, to be deferred.
-func (t *TPM) loadAK() (tpm2.AuthHandle, func(*error), error) {
+func (t *TPM) loadAK() (tpm2.AuthHandle, func(), error) {
 	ak, err := t.attestationKey()
 	if err != nil {
 		return tpm2.AuthHandle{}, nil, err
 	}
 	if ak.persistent {
-		return withAuth(akHandle, ak.Name, noAuth()), func(*error) {}, nil
+		return withAuth(akHandle, ak.Name, noAuth()), func() {}, nil
 	}
 	rsp, err := t.createPrimary(endorsement, akTemplate())
 	if err != nil {
 		return tpm2.AuthHandle{}, nil, endorsementError(fmt.Errorf("tpm: create attestation key: %w", err))
 	}
-	done := func(err *error) { t.flush(rsp.ObjectHandle, err) }
-	return withAuth(rsp.ObjectHandle, ak.Name, noAuth()), done, nil
+	t.keep(ak, rsp.ObjectHandle)
+	return withAuth(rsp.ObjectHandle, ak.Name, noAuth()), func() { t.flush(rsp.ObjectHandle) }, nil
 }

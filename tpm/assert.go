@@ -65,7 +65,7 @@ func (t *TPM) policyAuthorize(s session, approval chancery.PublicKey, what chanc
 	return policyError("PolicyAuthorize", err)
 }
 
-func (t *TPM) verifyApproval(approval chancery.PublicKey, what chancery.PolicyApproval, signature chancery.Signature) (_ *tpm2.TPMTTKVerified, err error) {
+func (t *TPM) verifyApproval(approval chancery.PublicKey, what chancery.PolicyApproval, signature chancery.Signature) (*tpm2.TPMTTKVerified, error) {
 	key, err := tpm2.LoadExternal{
 		InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](approvalArea(approval)),
 		// The null hierarchy's tickets are empty and worth nothing.
@@ -74,7 +74,7 @@ func (t *TPM) verifyApproval(approval chancery.PublicKey, what chancery.PolicyAp
 	if err != nil {
 		return nil, fmt.Errorf("tpm: load approval key: %w", err)
 	}
-	defer t.flush(key.ObjectHandle, &err)
+	defer t.flush(key.ObjectHandle)
 	digest := sha256.Sum256(chancery.Message(chancery.FleetID{}, chancery.P256, what))
 	half := len(signature) / 2
 	rsp, err := tpm2.VerifySignature{

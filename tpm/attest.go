@@ -63,10 +63,14 @@ type CreationData struct {
 	PCRs      []int    // recorded at creation; those of the seal
 	PCRDigest [32]byte // of their values; zero without PCRs
 	Parent    Name     // the storage root key
+
+	parentQualified []byte // its Qualified Name
 }
 
 // VerifyCreation checks that the attestation key's chip made the node key in
-// this public area itself, in the state that the creation data tell.
+// this public area itself, in the state that the creation data tell, and under
+// a primary key of the owner hierarchy: a parent below another key might have
+// come from elsewhere, with whatever is wrapped by it.
 func (k AttestationKey) VerifyCreation(a Attestation, node NodeKey, creationData []byte, qualifying [32]byte) (Creation, error) {
 	facts, body, err := k.verify(LinkCreation, a, tagCreation, qualifying)
 	if err != nil {
@@ -85,6 +89,9 @@ func (k AttestationKey) VerifyCreation(a Attestation, node NodeKey, creationData
 	data, err := parseCreation(creationData)
 	if err != nil {
 		return Creation{}, &EvidenceError{LinkCreation, err}
+	}
+	if want := qualified(owner, data.Parent); !bytes.Equal(data.parentQualified, want[:]) {
+		return Creation{}, evidence(LinkCreation, "%w: the parent is no primary key of the owner hierarchy", ErrAttestation)
 	}
 	return Creation{Facts: facts, CreationData: data}, nil
 }
@@ -157,16 +164,8 @@ func (k AttestationKey) verify(link string, a Attestation, tag uint16, qualifyin
 	if k.key.IsZero() {
 		return fail(fmt.Errorf("%w: no attestation key", ErrAttestSignature))
 	}
-	if len(a.Attest) > maxAttest || len(a.Signature) > maxSignature {
-		return fail(fmt.Errorf("%w: attestation of %d bytes, signature of %d", ErrMalformed, len(a.Attest), len(a.Signature)))
-	}
-	r, s, err := parseSignature(a.Signature)
-	if err != nil {
+	if err := k.checkSignature(a); err != nil {
 		return fail(err)
-	}
-	digest := sha256.Sum256(a.Attest)
-	if !ecdsa.Verify(k.key.ECDSA(), digest[:], r, s) {
-		return fail(ErrAttestSignature)
 	}
 	head, body, err := parseAttest(a.Attest)
 	if err != nil {
@@ -183,6 +182,21 @@ func (k AttestationKey) verify(link string, a Attestation, tag uint16, qualifyin
 		return fail(fmt.Errorf("%w: the signer is no primary key of the endorsement hierarchy", ErrAttestation))
 	}
 	return head.facts, body, nil
+}
+
+func (k AttestationKey) checkSignature(a Attestation) error {
+	if len(a.Attest) > maxAttest || len(a.Signature) > maxSignature {
+		return fmt.Errorf("%w: attestation of %d bytes, signature of %d", ErrMalformed, len(a.Attest), len(a.Signature))
+	}
+	r, s, err := parseSignature(a.Signature)
+	if err != nil {
+		return err
+	}
+	digest := sha256.Sum256(a.Attest)
+	if !ecdsa.Verify(k.key.ECDSA(), digest[:], r, s) {
+		return ErrAttestSignature
+	}
+	return nil
 }
 
 // attestHead is the common part of TPMS_ATTEST (TPM 2.0 Part 2, section
@@ -257,7 +271,7 @@ func parseCreation(data []byte) (CreationData, error) {
 		!read2B(&s, &parent) || len(parent) != len(c.Parent) || !read2B(&s, &parentQualified) || !read2B(&s, &outside) || !s.Empty() {
 		return c, fmt.Errorf("%w: TPMS_CREATION_DATA", ErrMalformed)
 	}
-	c.PCRs, c.Parent = pcrs, Name(parent)
+	c.PCRs, c.Parent, c.parentQualified = pcrs, Name(parent), parentQualified
 	if len(pcrs) > 0 {
 		if len(digest) != len(c.PCRDigest) {
 			return c, fmt.Errorf("%w: pcrDigest of %d bytes", ErrMalformed, len(digest))

@@ -45,8 +45,21 @@
 //
 // # Failure
 //
-// A chip that answers "busy" is asked again; a chip that does not answer ends
-// the [TPM] with [ErrTimeout]. After that, or after an I/O error, open it
-// anew. Errors of the chip itself are go-tpm's tpm2.TPMRC, wrapped. Errors
-// that a person can act on have a method Hint.
+// A chip that cannot do a command now, because it is busy, saves its flash
+// memory or is short of working memory, is asked again for two minutes. One
+// that does not answer, or is busy for longer, ends the [TPM] with
+// [ErrTimeout]; a connection that is lost ends it with [ErrClosed]. After that
+// open it anew. Nothing else ends it: what a failed operation could not take
+// out of the chip is taken out before the next one.
+//
+// Whoever waits for the chip need not: the context of [Key.Sign] and
+// [TPM.Close] end the waiting.
+//
+// Answers carry no checksum. So those by which something is chosen for good,
+// kept, or shown to the coordinator are under a session's HMAC, carry a hash or
+// signature of their own, or are read twice: else [ErrDamaged].
+//
+// Refusals of the chip are go-tpm's tpm2.TPMRC, wrapped; those that are about
+// the chip and not about the command are [ErrLockout], [ErrMemory] and
+// [ErrFailure] as well. Errors that a person can act on have a method Hint.
 package tpm

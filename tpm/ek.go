@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -49,23 +50,14 @@ func (t *TPM) endorsementKey() (*endorsementHandle, error) {
 		return t.ek, nil
 	}
 	for _, template := range ekTemplates {
-		certificate, err := t.readNV(template.certificate)
-		if errors.Is(err, tpm2.TPMRCHandle) {
-			continue
-		}
+		ek, err := t.certifiedEK(template)
 		if err != nil {
 			return nil, err
 		}
-		ek, err := t.findEK(template)
-		if err != nil {
-			return nil, err
-		}
-		// A vendor may have certified a key under a template of its own.
-		if !ek.certifiedBy(certificate) {
+		if ek == nil {
 			continue
 		}
-		ek.Certificate = trim(certificate)
-		if ek.Chain, err = t.readChain(); err != nil {
+		if ek.Chain, err = steady(t.readChain, sameChain); err != nil {
 			return nil, err
 		}
 		t.ek = ek
@@ -79,9 +71,32 @@ func (t *TPM) endorsementKey() (*endorsementHandle, error) {
 	return ek, nil
 }
 
+// certifiedEK returns the chip's key under the template with its certificate,
+// and nil if there is none, or if it is over another key: a vendor may have
+// certified a key under a template of its own. The choice is for good, so it is
+// made on what was read twice, or carries its hash with it.
+func (t *TPM) certifiedEK(template *ekTemplate) (*endorsementHandle, error) {
+	certificate, err := steady(func() ([]byte, error) { return t.readNV(template.certificate) }, bytes.Equal)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ek, err := t.findEK(template)
+	if err != nil {
+		return nil, err
+	}
+	if !ek.certifiedBy(certificate) {
+		return nil, nil
+	}
+	ek.Certificate = trim(certificate)
+	return ek, nil
+}
+
 // findEK returns the chip's key under the template: one that was made
 // persistent, usually by the manufacturer, else one that is made anew.
-func (t *TPM) findEK(template *ekTemplate) (_ *endorsementHandle, err error) {
+func (t *TPM) findEK(template *ekTemplate) (*endorsementHandle, error) {
 	persistent, err := t.handles(0x81010000)
 	if err != nil {
 		return nil, err
@@ -90,36 +105,36 @@ func (t *TPM) findEK(template *ekTemplate) (_ *endorsementHandle, err error) {
 		if h > 0x8101ffff {
 			break
 		}
-		public, _, _, err := t.readPublic(h)
+		o, err := t.readPublic(h, object.whole)
 		if err != nil {
 			return nil, err
 		}
-		if bytes.HasPrefix(public, template.head) {
-			return newEndorsementHandle(template, public, h)
+		if bytes.HasPrefix(o.public, template.head) {
+			return newEndorsementHandle(template, o, h)
 		}
 	}
 	rsp, err := t.createPrimary(endorsement, template.template())
 	if err != nil {
 		return nil, endorsementError(fmt.Errorf("tpm: create endorsement key %s: %w", template.name, err))
 	}
-	defer t.flush(rsp.ObjectHandle, &err)
-	return newEndorsementHandle(template, rsp.OutPublic.Bytes(), 0)
+	defer t.flush(rsp.ObjectHandle)
+	return newEndorsementHandle(template, object{public: rsp.OutPublic.Bytes(), name: rsp.Name.Buffer}, 0)
 }
 
-func newEndorsementHandle(template *ekTemplate, public []byte, at tpm2.TPMHandle) (*endorsementHandle, error) {
-	key, err := ParseEndorsementKey(public)
+func newEndorsementHandle(template *ekTemplate, o object, at tpm2.TPMHandle) (*endorsementHandle, error) {
+	if !o.whole() {
+		return nil, fmt.Errorf("%w: the Name of endorsement key %s is not that of its public area", ErrDamaged, template.name)
+	}
+	key, err := ParseEndorsementKey(o.public)
 	if err != nil {
 		return nil, err
 	}
-	area, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
-	if err != nil {
-		return nil, err
-	}
-	name, err := tpm2.ObjectName(area)
-	if err != nil {
-		return nil, err
-	}
-	return &endorsementHandle{EK: EK{Public: public, SPKI: key.spki}, template: template, name: *name, at: at}, nil
+	return &endorsementHandle{
+		EK:       EK{Public: o.public, SPKI: key.spki},
+		template: template,
+		name:     tpm2.TPM2BName{Buffer: o.name},
+		at:       at,
+	}, nil
 }
 
 func (e *endorsementHandle) certifiedBy(certificate []byte) bool {
@@ -168,20 +183,22 @@ func (t *TPM) readChain() ([][]byte, error) {
 	return chain, nil
 }
 
+func sameChain(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
+
 // loadEK returns the endorsement key's handle, authorized with the session,
 // and what ends its use, to be deferred.
-func (t *TPM) loadEK(s tpm2.Session) (tpm2.AuthHandle, func(*error), error) {
+func (t *TPM) loadEK(s tpm2.Session) (tpm2.AuthHandle, func(), error) {
 	ek, err := t.endorsementKey()
 	if err != nil {
 		return tpm2.AuthHandle{}, nil, err
 	}
-	h, done := ek.at, func(*error) {}
+	h, done := ek.at, func() {}
 	if h == 0 {
 		rsp, err := t.createPrimary(endorsement, ek.template.template())
 		if err != nil {
 			return tpm2.AuthHandle{}, nil, endorsementError(fmt.Errorf("tpm: create endorsement key: %w", err))
 		}
-		h, done = rsp.ObjectHandle, func(err *error) { t.flush(rsp.ObjectHandle, err) }
+		h, done = rsp.ObjectHandle, func() { t.flush(rsp.ObjectHandle) }
 	}
 	return tpm2.AuthHandle{Handle: h, Name: ek.name, Auth: s}, done, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -226,6 +227,38 @@ func TestCredential(t *testing.T) {
 				undefinePlatform(t, chip, test.remove)
 			}
 		})
+	}
+}
+
+// A credential for another chip is refused; only how, depends on the kind of its
+// endorsement key.
+func TestForeignCredential(t *testing.T) {
+	one, two := tpmtest.New(t), tpmtest.New(t)
+	for _, test := range []struct {
+		remove tpm2.TPMHandle // certificate to remove before
+		want   []error
+	}{
+		{0, []error{tpm2.TPMRCIntegrity}},
+		{0x01c00016, []error{tpm2.TPMRCValue, tpm2.TPMRCFailure}},
+		{0x01c00002, []error{tpm2.TPMRCIntegrity}},
+	} {
+		mine, other := must(tpm.Open(one.Device()))(t), must(tpm.Open(two.Device()))(t)
+		if test.remove != 0 {
+			undefinePlatform(t, mine, test.remove)
+			undefinePlatform(t, other, test.remove)
+		}
+		ek := must(tpm.ParseEndorsementKey(must(other.EK())(t).Public))(t)
+		credential, encrypted, err := ek.MakeCredential(attestationKey(t, mine).Name(), []byte("a secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = mine.Activate(credential, encrypted)
+		if !slices.ContainsFunc(test.want, func(want error) bool { return errors.Is(err, want) }) || errors.Is(err, tpm.ErrFailure) {
+			t.Errorf("%s: %v", ek.Template(), err)
+		}
+		if err := errors.Join(mine.Close(), other.Close()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -13,8 +13,9 @@ import (
 // ApplyEpoch moves the epoch counter from the value to the next one, under
 // the approval key's signature over [Increment], and returns the new value.
 // The order of an update is: fetch the approval for the new state and epoch,
-// boot into it, then apply the epoch. An increment works once.
-func (t *TPM) ApplyEpoch(approval chancery.PublicKey, from uint64, signature chancery.Signature) (_ uint64, err error) {
+// boot into it, then apply the epoch. An increment works once; one that has
+// worked already, whose answer may have been lost, is no error.
+func (t *TPM) ApplyEpoch(approval chancery.PublicKey, from uint64, signature chancery.Signature) (uint64, error) {
 	end, err := t.begin()
 	if err != nil {
 		return 0, err
@@ -29,9 +30,12 @@ func (t *TPM) ApplyEpoch(approval chancery.PublicKey, from uint64, signature cha
 		return 0, fmt.Errorf("tpm: increment from epoch %d: %w", from, err)
 	}
 	index := epochIndex(approval, ak.Name)
-	current, err := t.readEpoch(index)
+	current, err := t.settledEpoch(index)
 	if err != nil {
 		return 0, err
+	}
+	if current == from+1 {
+		return current, nil
 	}
 	if current != from {
 		return 0, fmt.Errorf("tpm: the increment is from epoch %d, but the counter is at %d", from, current)
@@ -40,7 +44,7 @@ func (t *TPM) ApplyEpoch(approval chancery.PublicKey, from uint64, signature cha
 	if err != nil {
 		return 0, err
 	}
-	defer s.end(&err)
+	defer s.end()
 	if err := t.policyNV(s, index.name(), opEq, from); err != nil {
 		return 0, err
 	}
@@ -53,7 +57,7 @@ func (t *TPM) ApplyEpoch(approval chancery.PublicKey, from uint64, signature cha
 	if err := t.increment(s, index, approval, ak.Name); err != nil {
 		return 0, err
 	}
-	return t.readEpoch(index)
+	return t.settledEpoch(index)
 }
 
 // Epoch returns the value of the epoch counter for this approval key.
@@ -76,12 +80,12 @@ func (t *TPM) Epoch(approval chancery.PublicKey) (uint64, error) {
 // chip ever had, so values are not comparable between chips.
 func (t *TPM) ensureEpoch(approval chancery.PublicKey, ak Name) (uint64, error) {
 	index := epochIndex(approval, ak)
-	name, err := t.indexName()
+	name, err := steady(t.indexName, same[Name])
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		if err := t.defineEpoch(index); err != nil {
 			return 0, err
 		}
-		name, err = t.indexName()
+		name, err = steady(t.indexName, same[Name])
 	}
 	if err != nil {
 		return 0, err
@@ -91,7 +95,7 @@ func (t *TPM) ensureEpoch(approval chancery.PublicKey, ak Name) (uint64, error) 
 			return 0, err
 		}
 	}
-	return t.readEpoch(index)
+	return t.settledEpoch(index)
 }
 
 func (t *TPM) defineEpoch(index nvPublic) error {
@@ -107,12 +111,12 @@ func (t *TPM) defineEpoch(index nvPublic) error {
 
 // firstIncrement takes the branch of the index's policy that is open to
 // anybody and only once.
-func (t *TPM) firstIncrement(index nvPublic, approval chancery.PublicKey, ak Name) (err error) {
+func (t *TPM) firstIncrement(index nvPublic, approval chancery.PublicKey, ak Name) error {
 	s, err := t.bareSession()
 	if err != nil {
 		return err
 	}
-	defer s.end(&err)
+	defer s.end()
 	_, err = tpm2.PolicyNVWritten{PolicySession: s.Handle()}.Execute(t.transport)
 	if err := policyError("PolicyNvWritten", err); err != nil {
 		return err
@@ -140,11 +144,19 @@ func (t *TPM) increment(s session, index nvPublic, approval chancery.PublicKey, 
 	return nil
 }
 
+// settledEpoch is readEpoch for those who decide by it for good.
+func (t *TPM) settledEpoch(index nvPublic) (uint64, error) {
+	return steady(func() (uint64, error) { return t.readEpoch(index) }, same[uint64])
+}
+
 // readEpoch reads the counter and refuses any other index in its place.
 func (t *TPM) readEpoch(index nvPublic) (uint64, error) {
 	name, err := t.indexName()
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		return 0, fmt.Errorf("%w: there is none: %w", ErrIndex, err)
+	}
+	if err == nil && name != index.name() {
+		name, err = t.indexName() // before somebody is advised to remove it
 	}
 	if err != nil {
 		return 0, err

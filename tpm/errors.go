@@ -21,10 +21,20 @@ var (
 	ErrDevice error = &advice{"not a TPM device", "name a character device such as /dev/tpmrm0, or swtpm:/path/to/socket"}
 	// ErrBusy: another process owns the chip.
 	ErrBusy error = &advice{"the chip has another owner", "stop the other program that uses this TPM; an agent owns its chip alone"}
-	// ErrTimeout: the chip did not answer in time. The TPM is closed.
-	ErrTimeout error = &advice{"the chip does not answer", "power-cycle the machine (a warm reboot does not reset every chip)"}
-	// ErrClosed: the TPM was closed, by Close or by a failure.
+	// ErrTimeout: the chip did not answer in time, or was busy all the time.
+	// The TPM is closed.
+	ErrTimeout error = &advice{"the chip takes too long", "try again in a minute; a chip that stays so needs a power cycle (a warm reboot does not reset every chip)"}
+	// ErrClosed: the TPM was closed, by Close or by a failure, of which the
+	// connection's is the first to say so.
 	ErrClosed error = &advice{"closed", "open the TPM again"}
+	// ErrDamaged: what the chip said was not what it meant, so nothing was
+	// made of it.
+	ErrDamaged error = &advice{"an answer of the chip was damaged on its way", "try again; if it happens often, chip or bus are defective, or somebody sits in between"}
+	// ErrMemory: the chip has no slot for another object or session. What this
+	// package left in it is removed before the next operation.
+	ErrMemory error = &advice{"the chip's slots for objects and sessions are full", "try again: what the agent left there is removed first; on a device without resource manager others' stay, so name /dev/tpmrm0, or remove them with tpm2_flushcontext -t -l -s"}
+	// ErrFailure: the chip failed its self-test, or at the command.
+	ErrFailure error = &advice{"the chip says that it failed", "power-cycle the machine (a warm reboot does not reset every chip); a chip that fails again is defective"}
 	// ErrOwnerAuth: the owner hierarchy has a password.
 	ErrOwnerAuth error = &advice{"the owner hierarchy has a password", "let the operator who set ownerAuth clear it for enrolment (tpm2_changeauth -c owner) and set it again afterwards"}
 	// ErrEndorsementAuth: the endorsement hierarchy has a password.
@@ -33,7 +43,7 @@ var (
 	// loss of power after the use of an endorsement key may be one.
 	ErrLockout error = &advice{"the chip is locked out after failed attempts", "wait for its recovery time, or reset it with tpm2_dictionarylockout --clear-lockout"}
 	// ErrSRK: something else than a storage root key sits at its handle.
-	ErrSRK error = &advice{"handle 0x81000001 holds something else than the P-256 storage root key", "if nothing needs it, remove it with tpm2_evictcontrol -C o -c 0x81000001"}
+	ErrSRK error = &advice{"handle 0x81000001 holds something else than the P-256 storage root key", "look at it with tpm2_readpublic -c 0x81000001, and find out who made it. Do not remove it from a node that is enrolled: N:SK dies with its storage root key. Only if nothing needs it: tpm2_evictcontrol -C o -c 0x81000001"}
 	// ErrIndex: the epoch counter's NV index is not the one that was asked for.
 	ErrIndex error = &advice{"NV index 0x01800101 is not this fleet's epoch counter", "a counter of another approval key is removed with tpm2_nvundefine -C o 0x01800101; keys sealed to it die"}
 	// ErrForeignKey: the chip does not accept the key file.

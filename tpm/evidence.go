@@ -37,12 +37,12 @@ func (t *TPM) CertifyCreation(file *KeyFile, qualifying [32]byte) (_ Attestation
 	if err != nil {
 		return Attestation{}, err
 	}
-	defer t.flush(n, &err)
+	defer t.flush(n)
 	ak, done, err := t.loadAK()
 	if err != nil {
 		return Attestation{}, err
 	}
-	defer done(&err)
+	defer done()
 	rsp, err := tpm2.CertifyCreation{
 		SignHandle:     ak,
 		ObjectHandle:   named(n, nameOf(file.Public)),
@@ -54,7 +54,7 @@ func (t *TPM) CertifyCreation(file *KeyFile, qualifying [32]byte) (_ Attestation
 	if err != nil {
 		return Attestation{}, fmt.Errorf("tpm: certify creation: %w", err)
 	}
-	return attestation(rsp.CertifyInfo, rsp.Signature), nil
+	return t.attestation(rsp.CertifyInfo, rsp.Signature)
 }
 
 // Quote attests the PCRs of the SHA-256 bank (TPM 2.0 Part 3, section 18.4)
@@ -72,7 +72,7 @@ func (t *TPM) Quote(pcrs []int, qualifying [32]byte) (_ Attestation, _ PCRValues
 	if err != nil {
 		return Attestation{}, nil, err
 	}
-	defer done(&err)
+	defer done()
 	for range attempts {
 		values, err := t.readPCRs(pcrs)
 		if err != nil {
@@ -87,7 +87,10 @@ func (t *TPM) Quote(pcrs []int, qualifying [32]byte) (_ Attestation, _ PCRValues
 		if err != nil {
 			return Attestation{}, nil, fmt.Errorf("tpm: quote: %w", err)
 		}
-		a := attestation(rsp.Quoted, rsp.Signature)
+		a, err := t.attestation(rsp.Quoted, rsp.Signature)
+		if err != nil {
+			return Attestation{}, nil, err
+		}
 		// A PCR may have changed between the reading and the quote.
 		said, err := parseQuote(a.Attest)
 		if err != nil {
@@ -116,7 +119,7 @@ func (t *TPM) CertifyEpoch(qualifying [32]byte) (_ Attestation, err error) {
 	if err != nil {
 		return Attestation{}, err
 	}
-	defer done(&err)
+	defer done()
 	rsp, err := tpm2.NVCertify{
 		SignHandle:     ak,
 		AuthHandle:     tpm2.AuthHandle{Handle: epochHandle, Name: index.NVName, Auth: noAuth()},
@@ -128,13 +131,14 @@ func (t *TPM) CertifyEpoch(qualifying [32]byte) (_ Attestation, err error) {
 	if err != nil {
 		return Attestation{}, fmt.Errorf("tpm: certify epoch counter: %w", err)
 	}
-	return attestation(rsp.CertifyInfo, rsp.Signature), nil
+	return t.attestation(rsp.CertifyInfo, rsp.Signature)
 }
 
 // Activate recovers the secret that [EndorsementKey.MakeCredential] encrypted
 // (TPM 2.0 Part 3, section 12.5). One that was made for another attestation
-// key or another chip is TPM_RC_INTEGRITY. The secret is encrypted on its way
-// out of the chip.
+// key or another chip is TPM_RC_INTEGRITY; with an RSA endorsement key one for
+// another chip is refused before that, as what RSA cannot decrypt, TPM_RC_VALUE
+// or TPM_RC_FAILURE. The secret is encrypted on its way out of the chip.
 func (t *TPM) Activate(credential, encryptedSecret []byte) (secret []byte, err error) {
 	end, err := t.begin()
 	if err != nil {
@@ -146,7 +150,7 @@ func (t *TPM) Activate(credential, encryptedSecret []byte) (secret []byte, err e
 	if err != nil {
 		return nil, err
 	}
-	defer out.end(&err)
+	defer out.end()
 	ek, err := t.endorsementKey()
 	if err != nil {
 		return nil, err
@@ -157,27 +161,27 @@ func (t *TPM) Activate(credential, encryptedSecret []byte) (secret []byte, err e
 		if err != nil {
 			return nil, err
 		}
-		defer s.end(&err)
+		defer s.end()
 		auth = s
 	}
 	ekHandle, ekDone, err := t.loadEK(auth)
 	if err != nil {
 		return nil, err
 	}
-	defer ekDone(&err)
+	defer ekDone()
 	ak, akDone, err := t.loadAK()
 	if err != nil {
 		return nil, err
 	}
-	defer akDone(&err)
+	defer akDone()
 	rsp, err := tpm2.ActivateCredential{
 		ActivateHandle: ak,
 		KeyHandle:      ekHandle,
 		CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
 		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: encryptedSecret},
 	}.Execute(t.transport, out)
-	if errors.Is(err, tpm2.TPMRCLockout) {
-		return nil, fmt.Errorf("%w: %w", ErrLockout, err)
+	if errors.Is(err, tpm2.TPMRCFailure) && ek.template.curve == nil {
+		err = fmt.Errorf("it is not for this endorsement key, or the chip failed: %w", tpm2.TPMRCFailure)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tpm: activate credential: %w", err)
@@ -186,7 +190,7 @@ func (t *TPM) Activate(credential, encryptedSecret []byte) (secret []byte, err e
 }
 
 // endorsementSession satisfies the policy of templates L-1 and L-2.
-func (t *TPM) endorsementSession() (_ session, err error) {
+func (t *TPM) endorsementSession() (session, error) {
 	s, err := t.bareSession()
 	if err != nil {
 		return session{}, err
@@ -198,7 +202,7 @@ func (t *TPM) endorsementSession() (_ session, err error) {
 	}.Execute(t.transport)
 	if err != nil {
 		err = endorsementError(fmt.Errorf("tpm: authorize endorsement key: %w", err))
-		s.end(&err)
+		s.end()
 		return session{}, err
 	}
 	return s, nil
@@ -207,6 +211,16 @@ func (t *TPM) endorsementSession() (_ session, err error) {
 // ownScheme lets the key's own scheme be used.
 func ownScheme() tpm2.TPMTSigScheme { return tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull} }
 
-func attestation(attest tpm2.TPM2BAttest, signature tpm2.TPMTSignature) Attestation {
-	return Attestation{Attest: attest.Bytes(), Signature: tpm2.Marshal(signature)}
+// attestation returns what the chip attested, if it has arrived in one piece:
+// for the coordinator a wrong bit is a forgery.
+func (t *TPM) attestation(attest tpm2.TPM2BAttest, signature tpm2.TPMTSignature) (Attestation, error) {
+	a := Attestation{Attest: attest.Bytes(), Signature: tpm2.Marshal(signature)}
+	ak, err := ParseAttestationKey(t.ak.Public)
+	if err != nil {
+		return Attestation{}, err
+	}
+	if err := ak.checkSignature(a); err != nil {
+		return Attestation{}, fmt.Errorf("%w: attestation: %w", ErrDamaged, err)
+	}
+	return a, nil
 }

@@ -13,6 +13,12 @@ func OpenLimit(device string, limit time.Duration) (*TPM, error) { return open(d
 // would not.
 func (t *TPM) Raw() *transport { return t.transport }
 
+// Connection returns what the chip is reached by now.
+func (t *TPM) Connection() any { return t.transport.conn }
+
+// Forget makes the TPM forget what is loaded in the chip, as if it were others'.
+func (t *TPM) Forget() { t.transport.balance = balance{} }
+
 // EpochArea returns the TPMS_NV_PUBLIC of the written epoch counter.
 func EpochArea(approval chancery.PublicKey, ak Name) []byte { return epochIndex(approval, ak).bytes() }
 

@@ -55,12 +55,19 @@ func (t *TPM) CreateKey(sealing *Sealing) (*KeyFile, error) {
 	return nil, ErrUnstable
 }
 
-// create sends TPM2_Create (TPM 2.0 Part 3, section 12.1).
+// create sends TPM2_Create (TPM 2.0 Part 3, section 12.1). Under a session the
+// chip vouches for its answer: a key with one bit wrong in its private part, or
+// in its ticket, would be found out when the node cannot use it any more.
 func (t *TPM) create(seal *Seal) (*KeyFile, error) {
 	srk, err := t.storageRootKey()
 	if err != nil {
 		return nil, err
 	}
+	s, err := t.hmacSession(tpm2.AESEncryption(128, tpm2.EncryptIn))
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
 	template := signingArea(attributesUnsealed, nil, nil, nil)
 	var pcrs tpm2.TPMLPCRSelection
 	if seal != nil {
@@ -69,7 +76,7 @@ func (t *TPM) create(seal *Seal) (*KeyFile, error) {
 		pcrs = selection(seal.PCRs)
 	}
 	rsp, err := tpm2.Create{
-		ParentHandle: withAuth(srk.handle, srk.name, noAuth()),
+		ParentHandle: withAuth(srk.handle, srk.name, s),
 		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](template),
 		CreationPCR:  pcrs,
 	}.Execute(t.transport)

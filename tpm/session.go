@@ -45,13 +45,8 @@ func (t *TPM) bareSession() (session, error) {
 	return session{s, close}, sessionError(err)
 }
 
-// end closes the session and keeps the error that the operation had. To be
-// deferred.
-func (s session) end(err *error) {
-	if e := s.close(); e != nil && *err == nil {
-		*err = fmt.Errorf("tpm: close session: %w", e)
-	}
-}
+// end closes the session, as flush removes an object. To be deferred.
+func (s session) end() { s.close() }
 
 func sessionError(err error) error {
 	if err != nil {

@@ -26,7 +26,7 @@ var _ chancery.Signer = (*Key)(nil)
 // accepts it: a file of another chip, or from before the chip was cleared, is
 // [ErrForeignKey]. Whether its seal is open only Sign tells. The file is
 // copied; approvals that are added to it later need another LoadKey.
-func (t *TPM) LoadKey(file *KeyFile) (_ *Key, err error) {
+func (t *TPM) LoadKey(file *KeyFile) (*Key, error) {
 	if err := file.check(); err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (t *TPM) LoadKey(file *KeyFile) (_ *Key, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer t.flush(h, &err)
+	defer t.flush(h)
 	return &Key{tpm: t, file: file.clone(), public: public}, nil
 }
 
@@ -51,23 +51,35 @@ func (t *TPM) LoadKey(file *KeyFile) (_ *Key, err error) {
 func (k *Key) PublicKey() chancery.PublicKey { return k.public }
 
 // Sign signs a statement in the chip. While the key's seal is closed the
-// error is a [*SealedError]. The context is looked at before the chip is
-// asked; a command cannot be called back.
+// error is a [*SealedError]. The context ends the waiting, not the signing: a
+// command cannot be called back, so a signature under way is finished and
+// forgotten, and the next operation starts after it.
 func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
 	digest := sha256.Sum256(chancery.Message(fleet, chancery.P256, s))
-	end, err := k.tpm.begin()
+	end, err := k.tpm.beginUntil(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer end()
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	type result struct {
+		r, s *big.Int
+		err  error
 	}
-	r, sv, err := k.signDigest(digest)
-	if err != nil {
-		return nil, err
+	done := make(chan result, 1)
+	go func() {
+		r, s, err := k.signDigest(digest)
+		end()
+		done <- result{r, s, err}
+	}()
+	var got result
+	select {
+	case got = <-done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	sig, err := chancery.NewSignature(chancery.P256, r, sv)
+	if got.err != nil {
+		return nil, got.err
+	}
+	sig, err := chancery.NewSignature(chancery.P256, got.r, got.s)
 	if err != nil {
 		return nil, fmt.Errorf("tpm: the chip's signature: %w", err)
 	}
@@ -81,28 +93,40 @@ func (k *Key) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.State
 // signDigest signs and starts over when PCRs changed on the way: any extend
 // of a counted PCR, not only of those in the policy, ends a policy session
 // (TPM_RC_PCR_CHANGED), and one of them before PolicyPCR fails it
-// (TPM_RC_VALUE). The caller holds the TPM's mu.
+// (TPM_RC_VALUE). It holds the TPM's turn.
 func (k *Key) signDigest(digest [32]byte) (r, s *big.Int, err error) {
 	for range attempts {
-		r, s, err = k.attempt(digest)
-		if !errors.Is(err, tpm2.TPMRCPCRChanged) && !errors.Is(err, tpm2.TPMRCValue) {
+		a, err := k.opening()
+		if err != nil {
+			return nil, nil, err
+		}
+		r, s, err := k.attempt(digest, a)
+		changed := errors.Is(err, tpm2.TPMRCPCRChanged)
+		if errors.Is(err, tpm2.TPMRCValue) {
+			now, err := k.opening()
+			if err != nil {
+				return nil, nil, err
+			}
+			changed = now.PCRDigest != a.PCRDigest
+		}
+		if !changed {
 			return r, s, err
 		}
 	}
-	return nil, nil, fmt.Errorf("%w: %w", ErrUnstable, err)
+	return nil, nil, ErrUnstable
 }
 
-func (k *Key) attempt(digest [32]byte) (r, s *big.Int, err error) {
-	auth, err := k.authorize()
+func (k *Key) attempt(digest [32]byte, a Approval) (r, s *big.Int, err error) {
+	auth, err := k.authorize(a)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer auth.end(&err)
+	defer auth.end()
 	h, err := k.tpm.load(k.file)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer k.tpm.flush(h, &err)
+	defer k.tpm.flush(h)
 	rsp, err := tpm2.Sign{
 		KeyHandle:  withAuth(h, nameOf(k.file.Public), auth),
 		Digest:     tpm2.TPM2BDigest{Buffer: digest[:]},
@@ -119,31 +143,41 @@ func (k *Key) attempt(digest [32]byte) (r, s *big.Int, err error) {
 	return new(big.Int).SetBytes(sig.SignatureR.Buffer), new(big.Int).SetBytes(sig.SignatureS.Buffer), nil
 }
 
+// opening returns what opens the seal as the machine is now, see choose; its
+// digest is that of the PCRs. Nothing opens a key without a seal. It looks twice
+// before it says that the seal is closed.
+func (k *Key) opening() (a Approval, err error) {
+	t, seal := k.tpm, k.file.Seal
+	if seal == nil {
+		return Approval{}, nil
+	}
+	closed := &SealedError{Seal: *k.file.clone().Seal}
+	for range 2 {
+		if closed.Epoch, err = t.readEpoch(epochIndex(seal.Approval, seal.AK)); err != nil {
+			return Approval{}, err
+		}
+		if closed.Values, err = t.readPCRs(seal.PCRs); err != nil {
+			return Approval{}, err
+		}
+		if a, open := k.choose(closed.Epoch, closed.Values.Digest()); open {
+			return a, nil
+		}
+	}
+	return Approval{}, closed
+}
+
 // authorize opens the session that lets N:SK sign once. The caller ends it.
-func (k *Key) authorize() (_ session, err error) {
+func (k *Key) authorize(a Approval) (session, error) {
 	t, seal := k.tpm, k.file.Seal
 	if seal == nil {
 		return t.hmacSession(tpm2.AESEncryption(128, tpm2.EncryptIn))
-	}
-	index := epochIndex(seal.Approval, seal.AK)
-	current, err := t.readEpoch(index)
-	if err != nil {
-		return session{}, err
-	}
-	values, err := t.readPCRs(seal.PCRs)
-	if err != nil {
-		return session{}, err
-	}
-	approval, open := k.choose(current, values.Digest())
-	if !open {
-		return session{}, &SealedError{Values: values, Epoch: current, Seal: *k.file.clone().Seal}
 	}
 	s, err := t.policySession()
 	if err != nil {
 		return session{}, err
 	}
-	if err := k.satisfy(s, index.name(), approval); err != nil {
-		s.end(&err)
+	if err := k.satisfy(s, epochIndex(seal.Approval, seal.AK).name(), a); err != nil {
+		s.end()
 		return session{}, err
 	}
 	return s, nil

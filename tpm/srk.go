@@ -48,7 +48,7 @@ func eccStorageArea(nameAlg uint16, attributes uint32, policy []byte, aesBits, c
 }
 
 // storageRootKey returns the storage root key and makes it persistent when
-// the chip has none. The caller holds mu.
+// the chip has none.
 func (t *TPM) storageRootKey() (*storageKey, error) {
 	if t.srk != nil {
 		return t.srk, nil
@@ -67,31 +67,31 @@ func (t *TPM) storageRootKey() (*storageKey, error) {
 }
 
 // readStorageRootKey accepts what is at the handle if it has the template's
-// public area and is a primary key of the owner hierarchy, as its Qualified
-// Name shows.
+// public area and is a primary key of the owner hierarchy.
 func (t *TPM) readStorageRootKey() (*storageKey, error) {
-	public, name, qualifiedName, err := t.readPublic(srkHandle)
+	head := srkTemplate()
+	head = head[:len(head)-4] // the two empty coordinates
+	fits := func(o object) bool { return bytes.HasPrefix(o.public, head) && o.primary(owner) }
+	o, err := t.readPublic(srkHandle, fits)
 	if err != nil {
 		return nil, err
 	}
-	head := srkTemplate()
-	head = head[:len(head)-4] // the two empty coordinates
-	if !bytes.HasPrefix(public, head) || name != nameOf(public) || qualifiedName != qualified(owner, name) {
+	if !fits(o) {
 		return nil, ErrSRK
 	}
-	parsed, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
+	parsed, err := tpm2.Unmarshal[tpm2.TPMTPublic](o.public)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSRK, err)
 	}
-	return &storageKey{handle: srkHandle, name: name, public: parsed}, nil
+	return &storageKey{handle: srkHandle, name: nameOf(o.public), public: parsed}, nil
 }
 
-func (t *TPM) makeStorageRootKey() (err error) {
+func (t *TPM) makeStorageRootKey() error {
 	rsp, err := t.createPrimary(owner, srkTemplate())
 	if err != nil {
 		return ownerError(fmt.Errorf("tpm: create storage root key: %w", err))
 	}
-	defer t.flush(rsp.ObjectHandle, &err)
+	defer t.flush(rsp.ObjectHandle)
 	return t.persist(rsp.ObjectHandle, rsp.Name, srkHandle)
 }
 
@@ -116,16 +116,43 @@ func (t *TPM) persist(loaded tpm2.TPMHandle, name tpm2.TPM2BName, at tpm2.TPMHan
 	return nil
 }
 
-// readPublic returns the TPMT_PUBLIC at a handle, its Name and its Qualified
-// Name; the names are zero if their hash is not SHA-256.
-func (t *TPM) readPublic(h tpm2.TPMHandle) (public []byte, name, qualifiedName Name, err error) {
-	rsp, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t.transport)
+// An object is what TPM2_ReadPublic says of one: its TPMT_PUBLIC, its Name and
+// its Qualified Name.
+type object struct{ public, name, qualifiedName []byte }
+
+// primary reports whether it is a primary key of the hierarchy, with a Name by
+// SHA-256. The Qualified Name shows it.
+func (o object) primary(hierarchy uint32) bool {
+	name := nameOf(o.public)
+	full := qualified(hierarchy, name)
+	return bytes.Equal(o.name, name[:]) && bytes.Equal(o.qualifiedName, full[:])
+}
+
+// whole reports whether the Name is that of the public area, so that neither
+// was damaged on the way.
+func (o object) whole() bool {
+	area, err := tpm2.Unmarshal[tpm2.TPMTPublic](o.public)
 	if err != nil {
-		return nil, name, name, fmt.Errorf("tpm: read public area of %#x: %w", uint32(h), err)
+		return false
 	}
-	copyName(&name, rsp.Name.Buffer)
-	copyName(&qualifiedName, rsp.QualifiedName.Buffer)
-	return rsp.OutPublic.Bytes(), name, qualifiedName, nil
+	name, err := tpm2.ObjectName(area)
+	return err == nil && bytes.Equal(o.name, name.Buffer)
+}
+
+// readPublic reads the object at a handle, and a second time if it does not
+// fit: then it may be the answer that is wrong.
+func (t *TPM) readPublic(h tpm2.TPMHandle, fits func(object) bool) (o object, err error) {
+	for range 2 {
+		rsp, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t.transport)
+		if err != nil {
+			return object{}, fmt.Errorf("tpm: read public area of %#x: %w", uint32(h), err)
+		}
+		o = object{rsp.OutPublic.Bytes(), rsp.Name.Buffer, rsp.QualifiedName.Buffer}
+		if fits(o) {
+			break
+		}
+	}
+	return o, nil
 }
 
 func copyName(n *Name, b []byte) {

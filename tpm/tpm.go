@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,18 +12,26 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
+// scheme starts the device name of a software TPM.
+const scheme = "swtpm:"
+
 // A TPM is the one owner of a chip. A chip has room for about three objects
 // and three sessions, and a command of one client in the middle of another's
 // policy session ends that session; so one process owns it, and in that
 // process one operation at a time. Every method may be called from any
 // goroutine. None leaves an object or session in the chip, also when it
-// fails, and none holds more than two objects loaded.
+// fails, and none holds more than two objects loaded. What cannot be removed,
+// because the chip refuses or its answer was damaged, is removed before the
+// next operation.
 type TPM struct {
-	// mu is held for a whole operation, from its first command to its last.
-	mu        sync.Mutex
+	// turn is held for a whole operation, from its first command to its last.
+	// closing is closed when nobody gets it any more.
+	turn      chan struct{}
+	closing   chan struct{}
+	once      sync.Once // of Close
+	device    string
 	transport *transport
 	lock      io.Closer
-	closed    bool
 	simulated bool // an swtpm: no resource manager, to be shut down by us
 
 	info     Info
@@ -44,45 +53,69 @@ type TPM struct {
 func Open(device string) (*TPM, error) { return open(device, commandTime) }
 
 func open(device string, limit time.Duration) (*TPM, error) {
-	transport, lock, err := dial(device, limit)
+	conn, lock, err := connect(device, limit)
 	if err != nil {
 		return nil, err
 	}
-	t := &TPM{transport: transport, lock: lock, simulated: strings.HasPrefix(device, "swtpm:")}
-	if t.simulated {
-		transport.limit = min(limit, probeTime)
+	t := &TPM{
+		turn:      make(chan struct{}, 1),
+		closing:   make(chan struct{}),
+		device:    device,
+		transport: &transport{conn: conn, limit: limit, cut: make(chan struct{})},
+		lock:      lock,
+		simulated: strings.HasPrefix(device, scheme),
 	}
-	if err := t.readInfo(); err != nil {
-		transport.conn.Close()
+	if err := t.start(); err != nil {
+		conn.Close()
 		lock.Close()
-		if errors.Is(err, ErrTimeout) && t.simulated {
-			return nil, fmt.Errorf("%w, or hangs: %w", ErrBusy, err)
-		}
 		return nil, err
 	}
-	transport.limit = limit
-	if t.simulated {
-		if err := t.flushLeftovers(); err != nil {
-			transport.conn.Close()
-			lock.Close()
-			return nil, err
-		}
-	}
 	return t, nil
+}
+
+// start sends the first commands.
+func (t *TPM) start() error {
+	if !t.simulated {
+		return t.readInfo()
+	}
+	limit := t.transport.limit
+	t.transport.limit = min(limit, probeTime)
+	if err := t.readInfo(); err != nil {
+		// One that is busy says so; one that has another client says nothing.
+		if _, said := errors.AsType[tpm2.TPMRC](err); errors.Is(err, ErrTimeout) && !said {
+			return fmt.Errorf("%w, or hangs: %w", ErrBusy, err)
+		}
+		return err
+	}
+	t.transport.limit = limit
+	return t.flushLeftovers()
 }
 
 // Close gives the chip up. A software TPM is told of it with
 // TPM2_Shutdown(CLEAR), because one that is then powered off without it counts
 // a failed attempt against its protected keys; a real chip is told by the
 // kernel. Closing twice is not an error.
-func (t *TPM) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return nil
-	}
-	t.closed = true
-	var err error
+//
+// Whoever waits for the chip gets [ErrClosed] at once. The operation under way
+// has two seconds and is then cut off, so Close does not wait for a chip that
+// hangs.
+func (t *TPM) Close() (err error) {
+	t.once.Do(func() {
+		close(t.closing)
+		select {
+		case t.turn <- struct{}{}:
+		case <-time.After(closeTime):
+			close(t.transport.cut)
+			t.turn <- struct{}{}
+		}
+		err = t.shutdown()
+	})
+	return err
+}
+
+// shutdown is the last operation.
+func (t *TPM) shutdown() (err error) {
+	t.transport.limit = closeTime
 	if t.simulated && t.transport.failure == nil {
 		_, err = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(t.transport)
 	}
@@ -94,65 +127,41 @@ func (t *TPM) Close() error {
 	return err
 }
 
-// begin starts an operation; its result ends it.
-func (t *TPM) begin() (end func(), err error) {
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
+// begin starts an operation when it is its turn; its result ends it.
+func (t *TPM) begin() (end func(), err error) { return t.beginUntil(context.Background()) }
+
+// beginUntil is begin for those who do not wait longer than the context.
+func (t *TPM) beginUntil(ctx context.Context) (end func(), err error) {
+	select {
+	case t.turn <- struct{}{}:
+	case <-t.closing:
 		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	if t.transport.failure != nil {
-		defer t.mu.Unlock()
-		return nil, fmt.Errorf("%w: %w", ErrClosed, t.transport.failure)
+	end = func() { <-t.turn }
+	if err := t.ready(ctx); err != nil {
+		end()
+		return nil, err
 	}
-	return t.mu.Unlock, nil
+	return end, nil
 }
 
-// flush removes an object or session from the chip and keeps the error that
-// the operation had. To be deferred.
-func (t *TPM) flush(h tpm2.TPMHandle, err *error) {
-	if _, e := (tpm2.FlushContext{FlushHandle: h}).Execute(t.transport); e != nil && *err == nil {
-		*err = fmt.Errorf("tpm: flush %#x: %w", uint32(h), e)
+// ready reports whether the operation whose turn it is may start.
+func (t *TPM) ready(ctx context.Context) error {
+	select {
+	case <-t.closing:
+		return ErrClosed
+	default:
 	}
-}
-
-// flushLeftovers empties the chip's transient memory: objects, loaded and
-// saved sessions (TPM 2.0 Part 2, section 7.2).
-func (t *TPM) flushLeftovers() error {
-	for _, first := range []tpm2.TPMHandle{0x80000000, 0x02000000, 0x03000000} {
-		handles, err := t.handles(first)
-		if err != nil {
-			return err
-		}
-		for _, h := range handles {
-			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(t.transport); err != nil {
-				return fmt.Errorf("tpm: flush leftover %#x: %w", uint32(h), err)
-			}
-		}
+	switch failure := t.transport.failure; {
+	case errors.Is(failure, ErrClosed):
+		return failure
+	case failure != nil:
+		return fmt.Errorf("%w: %w", ErrClosed, failure)
 	}
-	return nil
-}
-
-// handles lists what the chip has in the range that starts at first.
-func (t *TPM) handles(first tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
-	var all []tpm2.TPMHandle
-	for next := first; ; {
-		rsp, err := tpm2.GetCapability{
-			Capability:    tpm2.TPMCapHandles,
-			Property:      uint32(next),
-			PropertyCount: 64,
-		}.Execute(t.transport)
-		if err != nil {
-			return nil, fmt.Errorf("tpm: list handles: %w", err)
-		}
-		list, err := rsp.CapabilityData.Data.Handles()
-		if err != nil {
-			return nil, fmt.Errorf("tpm: list handles: %w", err)
-		}
-		all = append(all, list.Handle...)
-		if !rsp.MoreData || len(list.Handle) == 0 {
-			return all, nil
-		}
-		next = list.Handle[len(list.Handle)-1] + 1
+	if err := ctx.Err(); err != nil {
+		return err
 	}
+	return t.tidy()
 }

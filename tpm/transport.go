@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,22 +22,28 @@ const commandTime = 2 * time.Minute
 // serves another client does not refuse a second one; it lets it wait.
 const probeTime = 5 * time.Second
 
+// closeTime is how long Close waits: for the operation under way, and then for
+// the chip to be told of it.
+const closeTime = 2 * time.Second
+
 // maxResponse is above the 4096 bytes of every TPM in use.
 const maxResponse = 8192
 
 // transport carries one command at a time to a chip. It implements go-tpm's
-// transport.TPM. It has no lock of its own: TPM.mu is held by its callers.
+// transport.TPM. It has no lock of its own: its callers hold the TPM's turn.
 type transport struct {
 	conn    io.ReadWriteCloser
 	limit   time.Duration
-	failure error // set once; every later command returns it
+	failure error         // set once; every later command returns it
+	cut     chan struct{} // closed by whoever does not wait for the chip any longer
+	balance balance
 }
 
-// dial connects to the device and takes the lock that makes this process its
-// owner. The lock is released by closing release.
-func dial(device string, limit time.Duration) (t *transport, release io.Closer, err error) {
-	if socket, ok := strings.CutPrefix(device, "swtpm:"); ok {
-		return dialSocket(socket, limit)
+// connect connects to the device and takes the lock that makes this process
+// its owner. Closing the lock releases it; a device is its own.
+func connect(device string, limit time.Duration) (conn io.ReadWriteCloser, lock io.Closer, err error) {
+	if socket, ok := strings.CutPrefix(device, scheme); ok {
+		return connectSocket(socket, limit)
 	}
 	info, err := os.Stat(device)
 	if err != nil {
@@ -47,25 +54,25 @@ func dial(device string, limit time.Duration) (t *transport, release io.Closer, 
 	}
 	// Opened without O_NONBLOCK and so not polled by the runtime: read(2) of
 	// a TPM that is polled returns 0 while the chip computes, which is EOF.
-	fd, err := syscall.Open(device, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	fd, err := syscall.Open(device, syscall.O_RDWR|syscall.O_CLOEXEC|syscall.O_NOCTTY, 0)
 	if err == syscall.EBUSY {
 		return nil, nil, fmt.Errorf("%w: %s", ErrBusy, device)
 	}
 	if err != nil {
 		return nil, nil, &os.PathError{Op: "open", Path: device, Err: err}
 	}
-	// A device carries the lock itself.
 	f := os.NewFile(uintptr(fd), device)
 	if err := flock(f); err != nil {
 		f.Close()
 		return nil, nil, err
 	}
-	return &transport{conn: f, limit: limit}, f, nil
+	return f, f, nil
 }
 
-// dialSocket connects to an swtpm. A socket cannot be locked, so a file next
-// to it is.
-func dialSocket(socket string, limit time.Duration) (*transport, io.Closer, error) {
+// connectSocket connects to an swtpm. A socket cannot be locked, so a file
+// next to it is. The queue of an swtpm has room for one or two; it is full for
+// a moment when others have just left, and for long if they wait in it.
+func connectSocket(socket string, limit time.Duration) (io.ReadWriteCloser, io.Closer, error) {
 	info, err := os.Stat(socket)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrDevice, err)
@@ -81,12 +88,20 @@ func dialSocket(socket string, limit time.Duration) (*transport, io.Closer, erro
 		lock.Close()
 		return nil, nil, err
 	}
-	conn, err := net.DialTimeout("unix", socket, probeTime)
+	deadline := time.Now().Add(min(limit, probeTime))
+	conn, err := net.Dial("unix", socket)
+	for errors.Is(err, syscall.EAGAIN) && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+		conn, err = net.Dial("unix", socket)
+	}
 	if err != nil {
 		lock.Close()
+		if errors.Is(err, syscall.EAGAIN) {
+			err = fmt.Errorf("%w, and others wait for it: %w", ErrBusy, err)
+		}
 		return nil, nil, err
 	}
-	return &transport{conn: conn, limit: limit}, lock, nil
+	return conn, lock, nil
 }
 
 // flock takes the lock that an owner holds while it is open. The kernel
@@ -105,9 +120,8 @@ func flock(f *os.File) error {
 	}
 }
 
-// Send sends a command and returns the response. A chip that could not start
-// the command (TPM 2.0 Part 2, section 6.6.3: TPM_RC_RETRY, _YIELDED,
-// _TESTING) gets the same bytes again; it has not looked at their nonces.
+// Send sends a command and returns the response. A chip that could not do it
+// now gets the same bytes again; it has not looked at their nonces.
 func (t *transport) Send(command []byte) ([]byte, error) {
 	deadline := time.Now().Add(t.limit)
 	for wait := time.Millisecond; ; wait = min(2*wait, 256*time.Millisecond) {
@@ -115,17 +129,52 @@ func (t *transport) Send(command []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch tpm2.TPMRC(binary.BigEndian.Uint32(response[6:])) {
-		case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting:
-		default:
+		code := tpm2.TPMRC(binary.BigEndian.Uint32(response[6:]))
+		if !passing(code) {
+			t.balance.count(command, code)
+			if err := refusal(code); err != nil {
+				return nil, err
+			}
 			return response, nil
 		}
 		if time.Until(deadline) < wait {
-			return nil, fmt.Errorf("%w: busy for %v", ErrTimeout, t.limit)
+			return nil, t.fail(fmt.Errorf("%w: busy for %v: %w", ErrTimeout, t.limit, code))
 		}
-		time.Sleep(wait)
+		select {
+		case <-time.After(wait):
+		case <-t.cut:
+			return nil, t.fail(errCut)
+		}
 	}
 }
+
+// passing tells the refusals that are over soon: the chip has other things to
+// do, saves its flash memory, or is short of working memory (TPM 2.0 Part 2,
+// section 6.6.3).
+func passing(code tpm2.TPMRC) bool {
+	switch code {
+	case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate, tpm2.TPMRCNVUnavailable, tpm2.TPMRCMemory:
+		return true
+	}
+	return false
+}
+
+// refusal names the refusals that are about the chip and not about the
+// command, wherever they come.
+func refusal(code tpm2.TPMRC) error {
+	switch code {
+	case tpm2.TPMRCLockout:
+		return fmt.Errorf("%w: %w", ErrLockout, code)
+	case tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory, tpm2.TPMRCObjectHandles, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap:
+		return fmt.Errorf("%w: %w", ErrMemory, code)
+	case tpm2.TPMRCFailure:
+		return fmt.Errorf("%w: %w", ErrFailure, code)
+	}
+	return nil
+}
+
+// errCut is the end of an operation that Close did not wait for.
+var errCut = fmt.Errorf("%w while the chip was at work", ErrClosed)
 
 // exchange is one write and one read, in a goroutine of their own because
 // neither can be given a deadline on every kind of device. After a failure
@@ -140,8 +189,9 @@ func (t *transport) exchange(command []byte, limit time.Duration) ([]byte, error
 		err      error
 	}
 	done := make(chan result, 1)
+	conn := t.conn
 	go func() {
-		response, err := roundTrip(t.conn, command)
+		response, err := roundTrip(conn, command)
 		done <- result{response, err}
 	}()
 	timer := time.NewTimer(limit)
@@ -149,21 +199,22 @@ func (t *transport) exchange(command []byte, limit time.Duration) ([]byte, error
 	select {
 	case r := <-done:
 		if r.err != nil {
-			t.fail(fmt.Errorf("tpm: connection to the chip: %w", r.err))
-			return nil, t.failure
+			return nil, t.fail(fmt.Errorf("%w: connection to the chip: %w", ErrClosed, r.err))
 		}
 		return r.response, nil
 	case <-timer.C:
-		t.fail(fmt.Errorf("%w within %v", ErrTimeout, t.limit))
-		return nil, t.failure
+		return nil, t.fail(fmt.Errorf("%w: no answer within %v", ErrTimeout, t.limit))
+	case <-t.cut:
+		return nil, t.fail(errCut)
 	}
 }
 
-// fail ends the transport. The connection is closed aside: closing a
-// character device waits for a driver that hangs.
-func (t *transport) fail(err error) {
+// fail ends the transport, for this reason. The connection is closed aside:
+// closing a character device waits for a driver that hangs.
+func (t *transport) fail(err error) error {
 	t.failure = err
 	go t.conn.Close()
+	return err
 }
 
 // roundTrip returns a whole response: tag, size, response code and the rest.

@@ -83,9 +83,13 @@ func (a *agent) keepKey(ctx context.Context) {
 			a.fail(topicKey, err)
 			wait = failed.next()
 		}
+		asked := a.asked
+		if failed.failures > 0 {
+			asked = nil // nobody shortens the pause after a failure
+		}
 		select {
 		case <-time.After(wait):
-		case <-a.asked: // put back, for the step to see
+		case <-asked: // put back, for the step to see
 			select {
 			case a.asked <- struct{}{}:
 			default:

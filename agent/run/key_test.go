@@ -1,14 +1,18 @@
 package run
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/internal/testcoordinator"
 	"github.com/chancery-pki/chancery/agent/join"
+	"github.com/chancery-pki/chancery/simulator/chip"
 	"github.com/chancery-pki/chancery/simulator/fleet"
 	"github.com/chancery-pki/chancery/tpm"
 )
@@ -266,4 +270,61 @@ func TestChipFails(t *testing.T) {
 	}
 	m.eventually("it has renewed", func() bool { return m.status().Certificate.Serial != serial })
 	m.wantHealthy()
+}
+
+// A connection that is lost is opened anew at once. One that is lost again and
+// again is not tried as fast as the machine can.
+func TestChipIsLost(t *testing.T) {
+	c := testcoordinator.New(t, testcoordinator.Options{})
+	m := enrol(t, c, "edge-1")
+	var clock time.Duration
+	a := m.agent(&clock)
+	between, err := chip.New("", m.chip.Device(), chip.Model{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(a.chip.Close(), between.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	a.config.TPM = between.Device()
+	if err := a.openChip(); err != nil {
+		t.Fatal(err)
+	}
+	keep := func(times int) {
+		t.Helper()
+		if err := between.Inject(chip.Fault{Command: tpm2.TPMCCSign, Kind: chip.CutAfter, Times: times}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		go func() {
+			select {
+			case <-a.ready:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		a.keepKey(ctx)
+	}
+	a.asked <- struct{}{} // by the coordinator, which cannot make it faster
+	keep(0)
+	<-a.asked
+	if _, err := a.present(); err == nil {
+		t.Error("a signature that was lost is presented")
+	}
+	if n := between.Calls(tpm2.TPMCCSign); n < 2 || n > 5 {
+		t.Errorf("tried %d times in two seconds", n)
+	}
+	between.Clear()
+	if err := a.openChip(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	keep(1)
+	wantIdentity(t, a)
+	if took := time.Since(start); took > 500*time.Millisecond {
+		t.Errorf("a lost connection cost %v", took)
+	}
 }
