@@ -37,14 +37,16 @@ type answer struct {
 
 type issue struct {
 	request Request
-	subject *chancery.Subject
+	fields  merkle.EntryFields
 	index   uint64
 	done    chan issued
 }
 
+// An issued says under what an entry is certified. Whoever asked puts the
+// certificate together himself, beside the others and the next job.
 type issued struct {
-	certificate *chancery.Certificate
-	err         error
+	subtree *store.Subtree
+	err     error
 }
 
 // A Request asks for one certificate.
@@ -98,10 +100,10 @@ func (l *Ledger) Issue(ctx context.Context, r Request) (*chancery.Certificate, e
 	i := &issue{request: r, done: make(chan issued, 1)}
 	l.enqueue(func(j *job) { j.issues = append(j.issues, i) })
 	v, err := wait(ctx, l, i.done)
-	if err != nil {
+	if err = errors.Join(err, v.err); err != nil {
 		return nil, err
 	}
-	return v.certificate, v.err
+	return l.assemble(i.fields, i.index, v.subtree)
 }
 
 // PublishCRL makes the next list: a heartbeat, or one that names what was
@@ -286,8 +288,7 @@ func (l *Ledger) runIssues(ctx context.Context, issues []*issue) error {
 		return err
 	}
 	for _, i := range batch {
-		c, err := l.assemble(i.subject, i.index, subtree)
-		i.done <- issued{c, err}
+		i.done <- issued{subtree: subtree}
 	}
 	return nil
 }
@@ -302,9 +303,10 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 		next := start
 		now := time.Unix(l.Now().Unix(), 0).UTC()
 		for _, i := range issues {
+			var fields merkle.EntryFields
 			subject, err := i.request.Prepare(tx, now)
 			if err == nil {
-				err = l.lint(subject)
+				fields, err = l.lint(subject)
 			}
 			if err != nil {
 				refused[i] = err
@@ -314,7 +316,7 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 			if err != nil {
 				return err
 			}
-			e, err := l.entry(subject, next)
+			e, err := l.entry(subject, fields, next)
 			if err != nil {
 				return err
 			}
@@ -324,7 +326,7 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 			if err := i.request.Appended(tx, l.log.CA, serial); err != nil {
 				return err
 			}
-			i.subject, i.index = subject, next
+			i.fields, i.index = fields, next
 			batch, leaves = append(batch, i), append(leaves, e.Leaf)
 			next++
 		}
@@ -349,23 +351,19 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 	return batch, subtree, leaves, nil
 }
 
-// lint holds a subject against what the pointer record promises verifiers.
-func (l *Ledger) lint(s *chancery.Subject) error {
+// lint holds a subject against what the pointer record promises verifiers, and
+// returns what is to be certified.
+func (l *Ledger) lint(s *chancery.Subject) (f merkle.EntryFields, err error) {
 	if life := s.NotAfter.Sub(s.NotBefore); life > l.Pointer.MaxLife {
-		return fmt.Errorf("certificate life %s must not be longer than the pointer record's %s", life, l.Pointer.MaxLife)
+		return f, fmt.Errorf("certificate life %s must not be longer than the pointer record's %s", life, l.Pointer.MaxLife)
 	}
 	if s.TrustDomain != l.Pointer.TrustDomain {
-		return fmt.Errorf("trust domain %q must be the pointer record's %q", s.TrustDomain, l.Pointer.TrustDomain)
+		return f, fmt.Errorf("trust domain %q must be the pointer record's %q", s.TrustDomain, l.Pointer.TrustDomain)
 	}
-	_, err := s.Fields(l.ca)
-	return err
+	return s.Fields(l.ca)
 }
 
-func (l *Ledger) entry(s *chancery.Subject, index uint64) (*store.Entry, error) {
-	f, err := s.Fields(l.ca)
-	if err != nil {
-		return nil, err
-	}
+func (l *Ledger) entry(s *chancery.Subject, f merkle.EntryFields, index uint64) (*store.Entry, error) {
 	raw, err := merkle.MarshalEntry(f)
 	if err != nil {
 		return nil, err
@@ -383,7 +381,7 @@ func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) error {
 }
 
 // assemble puts N:C together.
-func (l *Ledger) assemble(s *chancery.Subject, index uint64, subtree *store.Subtree) (*chancery.Certificate, error) {
+func (l *Ledger) assemble(f merkle.EntryFields, index uint64, subtree *store.Subtree) (*chancery.Certificate, error) {
 	serial, err := merkle.NewSerial(l.logNo, index)
 	if err != nil {
 		return nil, err
@@ -392,7 +390,11 @@ func (l *Ledger) assemble(s *chancery.Subject, index uint64, subtree *store.Subt
 	if err != nil {
 		return nil, err
 	}
-	return chancery.NewCertificate(s, l.ca, serial, proof)
+	der, err := merkle.MarshalCertificate(f, serial, proof)
+	if err != nil {
+		return nil, err
+	}
+	return chancery.ParseCertificate(der)
 }
 
 func (l *Ledger) proof(index uint64, subtree *store.Subtree) (merkle.Proof, error) {
@@ -510,16 +512,8 @@ func (l *Ledger) Certificate(ctx context.Context, serial merkle.Serial) (*chance
 	if err != nil {
 		return nil, err
 	}
-	proof, err := l.proof(e.Index, s)
-	if err != nil {
-		return nil, err
-	}
-	der, err := merkle.MarshalCertificate(merkle.EntryFields{Issuer: entry.Issuer, NotBefore: entry.NotBefore, NotAfter: entry.NotAfter,
-		Subject: entry.RawSubject, SPKI: e.SPKI, Extensions: entry.RawExtensions}, serial, proof)
-	if err != nil {
-		return nil, err
-	}
-	return chancery.ParseCertificate(der)
+	return l.assemble(merkle.EntryFields{Issuer: entry.Issuer, NotBefore: entry.NotBefore, NotAfter: entry.NotAfter,
+		Subject: entry.RawSubject, SPKI: e.SPKI, Extensions: entry.RawExtensions}, e.Index, s)
 }
 
 // stored returns an entry and the message that certifies it.

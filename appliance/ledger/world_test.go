@@ -28,7 +28,7 @@ const (
 // A world is a ledger over a store in a file, and somebody who watches it.
 type world struct {
 	*ledger.Ledger
-	t       *testing.T
+	t       testing.TB
 	clock   *appliancetest.Clock
 	signer  *appliancetest.Signer
 	pointer *chancery.Pointer
@@ -39,12 +39,12 @@ type world struct {
 }
 
 // newWorld makes a ledger whose CA:SK is in memory.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	return newWorldWith(t, newKey(t))
 }
 
-func newWorldWith(t *testing.T, ca chancery.Signer) *world {
+func newWorldWith(t testing.TB, ca chancery.Signer) *world {
 	t.Helper()
 	w := &world{t: t, clock: appliancetest.NewClock(epoch), signer: appliancetest.NewSigner(ca), file: filepath.Join(t.TempDir(), "store.db")}
 	w.pointer = appliancetest.Pointer(t, w.signer, newKey(t).PublicKey(), epoch)

@@ -48,7 +48,10 @@ type Facts struct {
 	EK         []byte   // SubjectPublicKeyInfo
 	EKDigest   [32]byte // SHA-256 of EK
 	EKLists    []string // the lists that name it
+	Vouched    []string // those by which the operator vouches for it
 	Issuer     string   // of the EK certificate, if that counts
+	Vendor     string   // as certified likewise
+	Model      string   // as certified likewise
 	Assurance  chancery.AssuranceLevel
 	Simulator  bool
 	TokenNames string // that the token was good for

@@ -46,8 +46,8 @@ var migrations embed.FS
 
 // A Store is an open database.
 type Store struct {
-	write *sql.DB // one connection: SQLite has one writer
-	read  *sql.DB
+	write *statements // one connection: SQLite has one writer
+	read  *statements
 }
 
 // Open opens the SQLite database in the file, making and migrating it as
@@ -67,7 +67,7 @@ func Open(ctx context.Context, file string) (*Store, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	read.SetMaxOpenConns(8)
-	s := &Store{write, read}
+	s := &Store{&statements{db: write, m: map[string]*sql.Stmt{}}, &statements{db: read, m: map[string]*sql.Stmt{}}}
 	if err := s.migrate(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("store: %s: %w", file, err)
@@ -80,7 +80,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, s.write, files, goose.WithSlog(slog.New(slog.DiscardHandler)))
+	p, err := goose.NewProvider(goose.DialectSQLite3, s.write.db, files, goose.WithSlog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err
 	}
@@ -89,13 +89,15 @@ func (s *Store) migrate(ctx context.Context) error {
 }
 
 // Close closes the database.
-func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close()) }
+func (s *Store) Close() error { return errors.Join(s.read.db.Close(), s.write.db.Close()) }
 
 // A Tx is a transaction. It must not be used after the function that it was
 // given to has returned.
 type Tx struct {
-	ctx context.Context
-	tx  *sql.Tx
+	ctx        context.Context
+	tx         *sql.Tx
+	statements *statements
+	missed     []string // texts that were not prepared
 }
 
 // Update runs f in a transaction and commits it if f returns nil. When Update
@@ -105,13 +107,17 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error { return ru
 // View runs f in a transaction that sees one state of the database.
 func (s *Store) View(ctx context.Context, f func(*Tx) error) error { return run(ctx, s.read, f) }
 
-func run(ctx context.Context, db *sql.DB, f func(*Tx) error) error {
-	tx, err := db.BeginTx(ctx, nil)
+func run(ctx context.Context, s *statements, f func(*Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	defer tx.Rollback()
-	if err := f(&Tx{ctx, tx}); err != nil {
+	t := &Tx{ctx: ctx, tx: tx, statements: s}
+	defer func() {
+		tx.Rollback() // of what was not committed
+		s.prepare(ctx, t.missed)
+	}()
+	if err := f(t); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
@@ -130,7 +136,7 @@ func (t *Tx) exec(query string, args ...any) error {
 }
 
 func (t *Tx) execAny(query string, args ...any) (int64, error) {
-	r, err := t.tx.ExecContext(t.ctx, query, args...)
+	r, err := t.prepared(query).exec(args...)
 	if err != nil {
 		if e, ok := errors.AsType[*sqlite.Error](err); ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY) {
 			return 0, fmt.Errorf("%w: %v", ErrTaken, err)
@@ -142,7 +148,7 @@ func (t *Tx) execAny(query string, args ...any) (int64, error) {
 
 // row reads one row; none is ErrNotFound.
 func (t *Tx) row(query string, args []any, dest ...any) error {
-	err := t.tx.QueryRowContext(t.ctx, query, args...).Scan(dest...)
+	err := t.prepared(query).row(args...).Scan(dest...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrNotFound
 	}
@@ -154,7 +160,7 @@ func (t *Tx) row(query string, args []any, dest ...any) error {
 
 // rows calls scan for each row.
 func (t *Tx) rows(query string, args []any, scan func(*sql.Rows) error) error {
-	r, err := t.tx.QueryContext(t.ctx, query, args...)
+	r, err := t.prepared(query).query(args...)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
