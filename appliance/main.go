@@ -20,12 +20,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/secondopinion"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
 )
 
 func main() {
 	hsm.SignerProcess()
+	secondopinion.Process()
 	// PINs, shares and wrapping keys pass through: no core dumps, no tracers of
 	// the same user.
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)

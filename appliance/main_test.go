@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/chancery-pki/chancery/appliance/secondopinion"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
@@ -22,6 +23,7 @@ import (
 // is chancery itself when it is called so; it is in PATH under that name.
 func TestMain(m *testing.M) {
 	hsm.SignerProcess() // the test binary is chancery, and so a signer process too
+	secondopinion.Process()
 	testscript.Main(suite{m}, map[string]func(){"chancery": main})
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
@@ -26,19 +27,25 @@ const (
 	columnNote        = "note"
 )
 
+const byteOrderMark = "\ufeff"
+
 // maxManifest bounds a manifest, in lines.
 const maxManifest = 1_000_000
 
 // readManifest reads the chips of a purchase manifest: CSV with a header.
 func readManifest(r io.Reader) (chips []api.EKInfo, err error) {
-	in := csv.NewReader(r)
+	buffered := bufio.NewReader(r)
+	if mark, err := buffered.Peek(len(byteOrderMark)); err == nil && string(mark) == byteOrderMark {
+		buffered.Discard(len(mark)) // spreadsheets write one
+	}
+	in := csv.NewReader(buffered)
 	in.TrimLeadingSpace = true
 	header, err := in.Read()
 	if err != nil {
 		return nil, fmt.Errorf("no header: %w", err)
 	}
 	for i := range header {
-		header[i] = strings.ToLower(strings.TrimSpace(strings.TrimPrefix(header[i], "\ufeff")))
+		header[i] = strings.ToLower(strings.TrimSpace(header[i]))
 	}
 	column, key := "", -1
 	for _, name := range []string{columnDigest, columnPublic, columnCertificate} {
@@ -82,7 +89,7 @@ func readManifest(r io.Reader) (chips []api.EKInfo, err error) {
 // chipDigest returns the digest that names a chip.
 func chipDigest(column, text string) (string, error) {
 	if column == columnDigest {
-		text = strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(text, "sha256:"), ":", ""))
+		text = strings.ReplaceAll(strings.TrimPrefix(strings.ToLower(text), "sha256:"), ":", "")
 		if b, err := hex.DecodeString(text); err != nil || len(b) != sha256.Size {
 			return "", fmt.Errorf("%q is not 64 hexadecimal digits", text)
 		}
@@ -99,7 +106,7 @@ func chipDigest(column, text string) (string, error) {
 		}
 		der = c.Cert.RawSubjectPublicKeyInfo
 	}
-	// Encoded anew: vendors' RSA keys come with and without NULL parameters.
+	// Encoded anew, as an EK from a chip is: there is one encoding that counts.
 	public, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return "", err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/chancery-pki/chancery/hsm/share"
 	"github.com/chancery-pki/chancery/internal/cli"
+	"github.com/chancery-pki/chancery/internal/tomlkeys"
 )
 
 // A Plan is what a ceremony is to do: the flags of init, or the file of
@@ -92,6 +93,9 @@ func loadPlan(file string) (*Plan, error) {
 
 // strictTOML reads TOML without unknown keys.
 func strictTOML(file string, b []byte, v any) error {
+	if err := tomlkeys.Check(b, v); err != nil {
+		return cli.Usage("keys are described in docs/operating.md", "%s: %v", file, err)
+	}
 	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(v)
 	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
 		return cli.Usage("keys are described in docs/operating.md", "%s: unknown key:\n%s", file, strict.String())

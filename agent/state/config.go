@@ -7,6 +7,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/internal/tomlkeys"
 )
 
 // A Config is what an agent has to be told. The enrolment writes it; operators
@@ -41,6 +42,9 @@ func (d *Dir) SaveConfig(c *Config) error {
 
 func parseConfig(b []byte) (*Config, error) {
 	c := &Config{Listen: DefaultListen}
+	if err := tomlkeys.Check(b, c); err != nil {
+		return nil, err
+	}
 	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(c); err != nil {
 		return nil, err
 	}

@@ -115,7 +115,7 @@ func TestBadRequests(t *testing.T) {
 			{"a wait that is negative", "GET", "/v1/crl?wait=-1", "", ``, 422, "invalid"},
 			{"a number that is none", "GET", "/v1/crl?after=x", "", ``, 422, "invalid"},
 			{"a body that is too long", "POST", "/v1/enroll", "application/json", `{"n_pk":"` + strings.Repeat("A", 64<<10) + `"}`, 413, "invalid"},
-			{"a submission that is too long", "POST", intake, "application/json", `{"n_s":"` + strings.Repeat("A", 64<<10) + `"}`, 413, "invalid"},
+			{"a submission that is too long", "POST", intake, "application/json", `{"n_s":"` + strings.Repeat("A", 768<<10) + `"}`, 413, "invalid"},
 			{"a reseal that is too long", "POST", "/v1/reseal", "application/json", `{"node_id":"` + strings.Repeat("A", 64<<10) + `"}`, 413, "invalid"},
 			{"an address that is too long", "PUT", "/v1/address", "application/json", `{"address":"` + strings.Repeat("A", 4<<10) + `"}`, 413, "invalid"},
 		} {

@@ -81,10 +81,7 @@ func (at *attesting) load(ctx context.Context, id chancery.NodeID) error {
 	version, _ := firmware(n.Chip)
 	at.subject = &policy.Subject{
 		EKDigest: n.EKDigest, EKLists: lists, Issuer: n.Issuer, Manufacturer: n.Chip.Manufacturer, Model: n.Chip.Model, Firmware: version,
-		Simulator: n.Simulator, Assurance: chancery.AssuranceTPM, Sealed: n.Seal != nil, Name: n.Name, Token: n.Token, Enrolled: true,
-	}
-	if n.Issuer != "" {
-		at.subject.Assurance = chancery.AssuranceEK
+		Simulator: n.Simulator, Assurance: certified(n.Issuer), Sealed: n.Seal != nil, Name: n.Name, Token: n.Token, Enrolled: true,
 	}
 	weigh(at.subject)
 	return nil

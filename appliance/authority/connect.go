@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -167,7 +168,7 @@ func (c *connection) authorised(ctx context.Context) error {
 		return nil
 	}
 	known, err := c.known(ctx)
-	if err == nil && !known && len(c.facts.EKLists) == 0 {
+	if err == nil && !known && len(c.facts.EKLists) == 0 && !c.a.Policy().NamesEK(c.facts.EKDigest) {
 		return noToken(nil, c.req.Name)
 	}
 	return err
@@ -285,7 +286,7 @@ func (c *connection) chip(context.Context) (err error) {
 	}
 	c.facts.Simulator = c.standing.Simulator
 	if cert := c.standing.Certificate; cert != nil && c.standing.Unknown == nil {
-		c.facts.Issuer = cert.Cert.Issuer.String()
+		c.facts.Issuer, c.facts.Vendor, c.facts.Model = cert.Cert.Issuer.String(), cert.Vendor(), cert.Model
 	}
 	return nil
 }
@@ -303,23 +304,21 @@ func refused(d *policy.Decision) error { return refuse(403, d.Code, d.Hint, "%s"
 
 // subject is what is known before the chip has proven anything.
 func (c *connection) subject() *policy.Subject {
-	s := subject(c.req, &c.facts, c.standing)
+	s := subject(c.req, &c.facts, c.standing.Assurance)
 	s.Enrolled = c.enrolled != nil || c.replaces != nil && c.replaces.EKDigest == c.facts.EKDigest
 	s.Revoked = c.revoked && c.enrolled == nil
 	return s
 }
 
-func subject(req *chancery.InitialConnection, f *store.Facts, standing evidence.Standing) *policy.Subject {
+func subject(req *chancery.InitialConnection, f *store.Facts, assurance chancery.AssuranceLevel) *policy.Subject {
 	version, _ := firmware(req.Chip) // form has seen to it
 	s := &policy.Subject{
 		EKDigest: f.EKDigest, EKLists: f.EKLists, Issuer: f.Issuer, Manufacturer: req.Chip.Manufacturer, Model: req.Chip.Model, Firmware: version,
-		Simulator: standing.Simulator, Assurance: standing.Assurance, Sealed: req.Sealing != nil, Name: req.Name, Token: f.TokenNames,
+		Simulator: f.Simulator, Assurance: assurance, Sealed: req.Sealing != nil, Name: req.Name, Token: f.TokenNames,
 	}
 	weigh(s)
-	if standing.Certificate != nil && standing.Unknown == nil {
-		s.Manufacturer = standing.Certificate.Vendor()
-		weigh(s)
-	}
+	s.Manufacturer, s.Model = cmp.Or(f.Vendor, s.Manufacturer), cmp.Or(f.Model, s.Model)
+	weigh(s)
 	return s
 }
 
@@ -334,7 +333,7 @@ func weigh(s *policy.Subject) {
 
 // decided notes what the policy has decided.
 func decided(f *store.Facts, d *policy.Decision, p *policy.Policy) {
-	f.Assurance, f.Rule, f.Policy, f.Life, f.Live = d.Assurance, d.Rule, p.Hash, d.Life, d.Live
+	f.Assurance, f.Rule, f.Policy, f.Life, f.Live, f.Vouched = d.Assurance, d.Rule, p.Hash, d.Life, d.Live, d.Vouched
 	f.Roles = slices.Compact(slices.Sorted(slices.Values(slices.Concat(f.TokenRoles, d.Roles))))
 	if d.Action == policy.Approve {
 		f.Approvals = max(f.Approvals, d.Approvals)

@@ -60,7 +60,7 @@ func (a *Authority) Explain(ctx context.Context, p *policy.Policy, name string) 
 	}
 	facts := in.Facts
 	if standing.Unknown != nil || standing.Certificate == nil {
-		facts.Issuer = ""
+		facts.Issuer, facts.Vendor, facts.Model = "", "", ""
 	}
 	err = a.Store.View(ctx, func(tx *store.Tx) (err error) {
 		facts.EKLists, err = tx.EKLists(node.EKDigest)
@@ -69,7 +69,7 @@ func (a *Authority) Explain(ctx context.Context, p *policy.Policy, name string) 
 	if err != nil {
 		return nil, err
 	}
-	s := subject(in.Request, &facts, standing)
+	s := subject(in.Request, &facts, standing.Assurance)
 	s.Enrolled = true
 	quote, log, err := seen(claim, in)
 	if err != nil {
@@ -131,7 +131,7 @@ func (a *Authority) record(ctx context.Context, in *store.Intake) (*evidence.Rec
 	}
 	return &evidence.Record{
 		Connection: in.Request, Exporter: in.Exporter, Activation: in.Activation, Submission: in.Submission, Submitted: in.Submitted.UTC().Truncate(time.Second),
-		Renewal: in.Renewal, Lists: in.Facts.EKLists, Rule: in.Facts.Rule, Policy: in.Facts.Policy, NC: c.Raw(),
+		Renewal: in.Renewal, Lists: in.Facts.Vouched, Rule: in.Facts.Rule, Policy: in.Facts.Policy, NC: c.Raw(),
 	}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/tpm"
@@ -458,5 +459,46 @@ func TestResealByPolicy(t *testing.T) {
 	approve(t, n, a.Approval)
 	if _, err := n.Key.Sign(context.Background(), chancery.FleetID{}, n.PoP([32]byte{})); err != nil {
 		t.Error(err)
+	}
+}
+
+// A chip that a rule names itself needs neither token nor maker, and its record
+// says who vouches for it.
+func TestNamedChip(t *testing.T) {
+	w := newWorld(t, func(c *authority.Config) { c.Roots.Simulators = nil })
+	n := w.node("edge-1", false)
+	n.Token = nil
+	digest := sha256.Sum256(n.EK.SPKI)
+	w.under("version = 2\n[[rule]]\nname = \"this one\"\ndecide = \"auto\"\nsimulators = true\nmatch.ek = [\"" + strings.ToUpper(hex.EncodeToString(digest[:])) + "\"]\n")
+	if nc := w.enrol(n); nc.Assurance.Level != chancery.AssuranceEK {
+		t.Errorf("assurance %s", nc.Assurance.Level)
+	}
+	r, err := w.Authority.Evidence(t.Context(), "edge-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report := r.Verify(evidence.Trust{Pointer: w.Pointer}); !report.Holds {
+		t.Errorf("%+v", report.Links)
+	}
+}
+
+// Every record that is kept holds, by nothing but the pointer record and the
+// makers.
+func TestRecords(t *testing.T) {
+	w := newWorld(t)
+	for i, n := range []*appliancetest.Node{w.node("edge-1", true), w.other("edge-2")} {
+		nc := w.enrol(n)
+		n.Token = nil
+		answer := w.connectOver(renewal(nc, w.Pointer.FleetID()), n)
+		w.issued(w.submit(answer, n.Submission(answer)))
+		for index := range uint64(2) {
+			r, err := w.Authority.RecordOf(t.Context(), uint64(2*i)+index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if report := r.Verify(evidence.Trust{Pointer: w.Pointer, Roots: w.Config.Roots}); !report.Holds || r.Renewal != (index == 1) {
+				t.Errorf("certificate %d of %s: renewal %t, %+v", index, n.Name, r.Renewal, report.Links)
+			}
+		}
 	}
 }

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -90,11 +91,7 @@ func (a *Authority) prove(in *store.Intake, sub *chancery.Submission) error {
 		return err
 	}
 	f := &in.Facts
-	standing := evidence.Standing{Assurance: chancery.AssuranceTPM, Simulator: f.Simulator}
-	if f.Issuer != "" {
-		standing.Assurance = chancery.AssuranceEK
-	}
-	s := subject(in.Request, f, standing)
+	s := subject(in.Request, f, certified(f.Issuer))
 	s.Enrolled = in.Renewal || in.Replaces != nil && in.Token == nil
 	s.Revoked = f.Reenrol
 	p := a.Policy()
@@ -107,6 +104,15 @@ func (a *Authority) prove(in *store.Intake, sub *chancery.Submission) error {
 	}
 	decided(f, d, p)
 	return nil
+}
+
+// certified is the assurance of a chip whose EK certificate is of this issuer,
+// or counts for nothing.
+func certified(issuer string) chancery.AssuranceLevel {
+	if issuer == "" {
+		return chancery.AssuranceTPM
+	}
+	return chancery.AssuranceEK
 }
 
 // judge asks the policy about a node whose chip has proven its state.
@@ -144,7 +150,8 @@ func booted(q *evidence.Quote, l *eventlog.Log) *policy.Boot {
 	if l != nil {
 		b.EventLog = true
 		on, known := l.SecureBoot()
-		b.SecureBoot = on && known
+		_, quoted := b.Values[7] // or the log says of it what it likes
+		b.SecureBoot = on && known && quoted
 	}
 	return b
 }
@@ -317,9 +324,11 @@ func (r *request) Appended(tx *store.Tx, ca string, serial merkle.Serial) error 
 			return err
 		}
 	}
+	chip := req.Chip
+	chip.Manufacturer, chip.Model = cmp.Or(f.Vendor, chip.Manufacturer), cmp.Or(f.Model, chip.Model)
 	err := tx.PutNode(&store.Node{
 		ID: in.NodeID, Name: in.Name, NodeKey: req.NodeKey, AKPublic: req.AKPublic, EKDigest: f.EKDigest, Assurance: f.Assurance,
-		Simulator: f.Simulator, Roles: f.Roles, Chip: req.Chip, Seal: req.Sealing, Enrolled: r.notBefore,
+		Simulator: f.Simulator, Roles: f.Roles, Chip: chip, Seal: req.Sealing, Enrolled: r.notBefore,
 		Issuer: f.Issuer, Rule: f.Rule, Token: f.TokenNames, TokenRoles: f.TokenRoles,
 	})
 	if err != nil {

@@ -120,8 +120,9 @@ type Roots struct {
 // A Standing is whose chip it is, as far as its EK certificate tells.
 type Standing struct {
 	Assurance   chancery.AssuranceLevel // AssuranceTPM or AssuranceEK
-	Simulator   bool
-	Certificate *tpm.EKCertificate // nil if the chip has none
+	Simulator   bool                    // by its maker's certificate, or its own word
+	ByMaker     bool                    // the former
+	Certificate *tpm.EKCertificate      // nil if the chip has none
 	// Unknown says why the certificate counts for nothing, if there is one
 	// that is this EK's and no root stands behind it.
 	Unknown error
@@ -143,7 +144,7 @@ func (c *Claim) Standing(roots Roots, at time.Time) (Standing, error) {
 		return s, err
 	}
 	if roots.Simulators != nil && s.Certificate.Verify(c.Request.EKChain, roots.Simulators, at) == nil {
-		s.Assurance, s.Simulator = chancery.AssuranceEK, true
+		s.Assurance, s.Simulator, s.ByMaker = chancery.AssuranceEK, true, true
 		return s, nil
 	}
 	err = s.Certificate.Verify(c.Request.EKChain, roots.Makers, at)

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"time"
@@ -19,7 +20,7 @@ type Record struct {
 	Submission *chancery.Submission        `json:"submission"`
 	Submitted  time.Time                   `json:"submitted"`
 	Renewal    bool                        `json:"renewal"`
-	Lists      []string                    `json:"ek_lists,omitempty" doc:"the operator's lists that name this EK"`
+	Lists      []string                    `json:"ek_lists,omitempty" doc:"the operator's lists by which he vouches for this EK; (policy) is the policy's rule itself"`
 	Rule       string                      `json:"rule" doc:"of the policy, under which it was decided"`
 	Policy     string                      `json:"policy" doc:"SHA-256 over the policy's text, hexadecimal"`
 	NC         []byte                      `json:"n_c" doc:"DER"`
@@ -136,7 +137,7 @@ func (j *judgement) certificate() (what string, err error) {
 		return "none: no manufacturer vouches for this EK", nil
 	case j.standing.Unknown != nil:
 		return "counts for nothing: " + j.standing.Unknown.Error(), nil
-	case j.standing.Simulator:
+	case j.standing.ByMaker:
 		return fmt.Sprintf("a maker of SIMULATORS, %s, vouches for this EK", c.Cert.Issuer), nil
 	}
 	return fmt.Sprintf("%s vouches for this EK: %s", c.Cert.Issuer, strings.Join(strings.Fields(c.Manufacturer+" "+c.Model+" "+c.Version), " ")), nil
@@ -212,8 +213,12 @@ func (j *judgement) certified() (string, error) {
 	switch {
 	case !c.NodeKey.Equal(j.claim.NodeKey) || c.Name != j.proof.NS.Name:
 		return "", fmt.Errorf("N:C is of %s with key %s", c.Name, c.NodeKey)
-	case c.NS.CANSHash != j.cans.Hash():
+	case c.NS.CANSHash != j.cans.Hash(), !c.NS.Created.Equal(j.proof.NS.Created), !bytes.Equal(c.NS.Signature, j.proof.NS.Signature):
 		return "", fmt.Errorf("N:C is over another N:S")
+	case c.TrustDomain != j.Pointer.TrustDomain:
+		return "", fmt.Errorf("N:C is of the trust domain %s", c.TrustDomain)
+	case c.NotAfter.Sub(c.NotBefore) > j.Pointer.MaxLife:
+		return "", fmt.Errorf("N:C lives for %s, longer than the pointer record's %s", c.NotAfter.Sub(c.NotBefore), j.Pointer.MaxLife)
 	case a.EKDigest != chancery.EKDigest(j.fleet, j.claim.EK.SPKI()):
 		return "", fmt.Errorf("N:C names another chip")
 	case j.standing.Simulator && !a.Simulator:

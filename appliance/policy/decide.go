@@ -41,8 +41,8 @@ type Boot struct {
 
 // A Decision is what the policy says of a subject.
 type Decision struct {
-	// Action is Auto, Approve or Refuse; with Open, what it will be if the
-	// quote shows what is asked for.
+	// Action is Auto, Approve or Refuse. With Open it is not known yet, and
+	// Auto: the quote decides.
 	Action    string
 	Open      bool
 	Rule      string // that decided; empty if none matched
@@ -51,7 +51,8 @@ type Decision struct {
 	Reason    string // likewise
 	Hint      string
 
-	State     string // the pcr_set that the rule matched; empty without one
+	Vouched   []string // the lists by which the operator vouches for the chip
+	State     string   // the pcr_set that the rule matched; empty without one
 	Assurance chancery.AssuranceLevel
 	Roles     []string      // beside those of the token
 	Life      time.Duration // the longest; 0: the coordinator's
@@ -107,11 +108,7 @@ func (p *Policy) Decide(s *Subject) *Decision {
 		default:
 			if maybe { // what this rule says is not the last word
 				p.want(d, r)
-				d.Open = true
-				if d.Rule == "" {
-					d.Rule = r.Name
-				}
-				d.Action = r.Decide
+				d.Open, d.Action = true, Auto
 				return d
 			}
 			return p.settle(d, r, s)
@@ -131,9 +128,16 @@ func (p *Policy) NamesEK(digest [32]byte) bool {
 	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return slices.Contains(r.Match.EK, hex.EncodeToString(digest[:])) })
 }
 
+// secureBootPCR is where Secure Boot is measured (TCG PC Client Platform
+// Firmware Profile 1.06, section 3.3.4.8).
+const secureBootPCR = 7
+
 // want adds what the node must send for a rule.
 func (p *Policy) want(d *Decision, r *Rule) {
 	d.Quote = append(d.Quote, r.Require.Quote...)
+	if r.Require.SecureBoot {
+		d.Quote = append(d.Quote, secureBootPCR)
+	}
 	for _, set := range p.PCRSets {
 		if slices.Contains(r.Match.PCRSet, set.Name) {
 			for pcr := range set.values {
@@ -154,15 +158,16 @@ func (p *Policy) match(d *Decision, r *Rule, s *Subject) string {
 		return ok
 	}
 	m := &r.Match
-	listed := slices.ContainsFunc(m.EKList, func(l string) bool { return slices.Contains(s.EKLists, l) }) ||
-		slices.Contains(m.EK, hex.EncodeToString(s.EKDigest[:]))
 	for _, c := range []struct {
 		given bool
 		what  string
 		got   any
 		holds func() bool
 	}{
-		{len(m.EK)+len(m.EKList) > 0, "the EK is on " + strings.Join(append(short(m.EK), m.EKList...), ", "), s.EKLists, func() bool { return listed }},
+		{len(m.EK) > 0, "EK " + strings.Join(short(m.EK), ", "), hex.EncodeToString(s.EKDigest[:6]), func() bool { return slices.Contains(m.EK, hex.EncodeToString(s.EKDigest[:])) }},
+		{len(m.EKList) > 0, "the EK is on " + strings.Join(m.EKList, ", "), s.EKLists, func() bool {
+			return slices.ContainsFunc(m.EKList, func(l string) bool { return slices.Contains(s.EKLists, l) })
+		}},
 		{len(m.EK)+len(m.EKList) == 0, "a join token, or enrolled already", credential(s), func() bool { return s.Token != "" || s.Enrolled }},
 		{len(m.Issuer) > 0, "issuer " + strings.Join(m.Issuer, ", "), s.Issuer, func() bool { return s.Issuer != "" && matches(m.Issuer, s.Issuer) }},
 		{len(m.Manufacturer) > 0, "manufacturer " + strings.Join(m.Manufacturer, ", "), s.Manufacturer, func() bool { return matches(m.Manufacturer, s.Manufacturer) }},
@@ -244,6 +249,7 @@ func (p *Policy) settle(d *Decision, r *Rule, s *Subject) *Decision {
 	d.Assurance = s.Assurance
 	if len(r.Match.EK)+len(r.Match.EKList) > 0 { // whoever bought the chip vouches for it
 		d.Assurance = max(d.Assurance, chancery.AssuranceEK)
+		d.Vouched = vouched(r, s)
 	}
 	if len(r.Match.PCRSet) > 0 {
 		d.State = p.state(r.Match.PCRSet, s.Booted)
@@ -298,6 +304,23 @@ func (p *Policy) settle(d *Decision, r *Rule, s *Subject) *Decision {
 	return d
 }
 
+// vouched tells by what the operator vouches for the chip.
+func vouched(r *Rule, s *Subject) (list []string) {
+	if len(r.Match.EK) > 0 {
+		list = append(list, VouchedByPolicy)
+	}
+	for _, l := range r.Match.EKList {
+		if slices.Contains(s.EKLists, l) {
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// VouchedByPolicy stands for a rule that names the EK itself. It is no name of
+// a list.
+const VouchedByPolicy = "(policy)"
+
 // boot holds the boot state against the rule, or leaves it open.
 func (p *Policy) boot(d *Decision, r *Rule, s *Subject, demand func(bool, string, string, string, ...any)) {
 	if len(d.Quote) == 0 {
@@ -318,6 +341,8 @@ func (p *Policy) boot(d *Decision, r *Rule, s *Subject, demand func(bool, string
 		demand(s.Booted.EventLog, CodeState, "the agent reads it from /sys/kernel/security/tpm0/binary_bios_measurements", "the boot's event log is asked for")
 	}
 	if r.Require.SecureBoot {
+		_, quoted := s.Booted.Values[secureBootPCR]
+		demand(quoted, CodeState, "update the agent", "PCR %d must be quoted", secureBootPCR)
 		demand(s.Booted.SecureBoot, CodeState, "switch Secure Boot on in the firmware's settings", "the event log must show Secure Boot switched on")
 	}
 }

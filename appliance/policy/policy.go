@@ -28,6 +28,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/internal/tomlkeys"
 )
 
 // A Policy is a parsed policy file.
@@ -73,7 +74,7 @@ type Match struct {
 	Manufacturer []string `toml:"manufacturer"` // as the chip says, such as IFX
 	Model        []string `toml:"model"`        // as the chip says
 	Firmware     string   `toml:"firmware"`     // such as ">= 7.85, < 8"
-	Token        []string `toml:"token"`        // the names that the join token is good for
+	Token        []string `toml:"token"`        // the names that the join token is good for, exactly
 	Name         []string `toml:"name"`         // that the node wants
 	PCRSet       []string `toml:"pcr_set"`      // names of [[pcr_set]] tables, of which the boot state is one
 	Simulator    *bool    `toml:"simulator"`
@@ -197,6 +198,9 @@ func Parse(text []byte) (*Policy, error) {
 		return nil, wrong("", "long lists of chips belong into: chancery ek import", "%d bytes, at most %d", len(text), maxPolicy)
 	}
 	p := &Policy{}
+	if err := tomlkeys.Check(text, p); err != nil {
+		return nil, wrong("", "keys are in docs/policy.md", "%w", err)
+	}
 	d := toml.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(p); err != nil {
@@ -206,13 +210,16 @@ func Parse(text []byte) (*Policy, error) {
 		case errors.As(err, &strict):
 			return nil, wrong("", "remove it, or look for a slip", "unknown key:\n%s", strict.String())
 		case errors.As(err, &syntax):
-			return nil, wrong("", "", "%w\n%s", syntax, syntax.String())
+			return nil, wrong("", "it must be TOML 1.0; see docs/policy.md", "%w\n%s", syntax, syntax.String())
 		}
-		return nil, wrong("", "", "%w", err)
+		return nil, wrong("", "it must be TOML 1.0; see docs/policy.md", "%w", err)
 	}
 	sum := sha256.Sum256(text)
 	p.Hash = hex.EncodeToString(sum[:])
-	return p, p.check()
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *Policy) check() error {
@@ -229,7 +236,7 @@ func (p *Policy) check() error {
 		return wrong("attest", "report, hold or revoke", "on_failure %q", p.Attest.OnFailure)
 	}
 	if p.Attest.Within < 0 {
-		return wrong("attest", "", "within %s must not be below 0", time.Duration(p.Attest.Within))
+		return wrong("attest", "as in 72h, or 0s for never", "within %s must not be below 0", time.Duration(p.Attest.Within))
 	}
 	sets := map[string]bool{}
 	for i := range p.PCRSets {
@@ -269,7 +276,7 @@ func (s *PCRSet) check(seen map[string]bool) error {
 			s.values[pcr] = append(s.values[pcr], [32]byte(b))
 		}
 		if len(list) == 0 {
-			return wrong(where, "", "PCR %d has no values", pcr)
+			return wrong(where, "leave the PCR out, or give it a value", "PCR %d has no values", pcr)
 		}
 	}
 	return nil
@@ -294,9 +301,12 @@ func (r *Rule) check(seen, sets map[string]bool) error {
 	switch r.Decide {
 	case Auto, Refuse:
 		if r.Approvals != 0 {
-			return wrong(where, "", "approvals are for decide = \"approve\"")
+			return wrong(where, "leave approvals out, or decide approve", "approvals are for decide = \"approve\"")
 		}
 	case Approve:
+		if r.Approvals < 0 {
+			return wrong(where, "1 or more", "approvals %d", r.Approvals)
+		}
 		r.Approvals = max(r.Approvals, 1)
 	default:
 		return wrong(where, "auto, approve or refuse", "decide %q", r.Decide)
@@ -311,9 +321,15 @@ func (r *Rule) check(seen, sets map[string]bool) error {
 }
 
 func (m *Match) check(where string, sets map[string]bool) error {
-	for _, ek := range m.EK {
+	for i, ek := range m.EK {
+		m.EK[i] = strings.ToLower(ek)
 		if b, err := hex.DecodeString(ek); err != nil || len(b) != 32 {
 			return wrong(where, "64 hexadecimal digits, as chancery-agent identify prints them", "ek %q is no SHA-256 digest", ek)
+		}
+	}
+	for name, list := range map[string][]string{"ek": m.EK, "ek_list": m.EKList, "issuer": m.Issuer, "manufacturer": m.Manufacturer, "model": m.Model, "token": m.Token, "name": m.Name, "pcr_set": m.PCRSet} {
+		if list != nil && len(list) == 0 { // which would match everybody
+			return wrong(where, "leave it out, or name what shall match", "match.%s is empty", name)
 		}
 	}
 	for _, list := range [][]string{m.Issuer, m.Manufacturer, m.Model, m.Token, m.Name} {
@@ -343,11 +359,11 @@ func (q *Require) check(where string, set bool) error {
 			return wrong(where, "0 to 23", "quote: %d is no PCR", pcr)
 		}
 	}
-	if (q.EventLog || q.SecureBoot || q.SecondOpinion) && len(q.Quote) == 0 && !set {
+	if (q.EventLog || q.SecondOpinion) && !q.SecureBoot && len(q.Quote) == 0 && !set {
 		return wrong(where, "add quote = [0, 2, 4, 7] under [rule.require]", "an event log or a second opinion without a quote proves nothing")
 	}
-	if q.SecureBoot && len(q.Quote) > 0 && !slices.Contains(q.Quote, 7) {
-		return wrong(where, "add 7 to quote", "Secure Boot is measured into PCR 7, which is not quoted")
+	if q.Assurance != nil && *q.Assurance == int(chancery.AssuranceQuote) && !set {
+		return wrong(where, "add match.pcr_set: a boot state that matched is what gives 3", "assurance 3 without a pcr_set is met by nobody")
 	}
 	q.EventLog = q.EventLog || q.SecureBoot
 	if _, err := path.Match(q.Name, ""); err != nil {
@@ -358,18 +374,18 @@ func (q *Require) check(where string, set bool) error {
 
 func (g *Grant) check(where string) error {
 	if len(g.Roles) > chancery.MaxRoles {
-		return wrong(where, "", "%d roles, at most %d", len(g.Roles), chancery.MaxRoles)
+		return wrong(where, "use fewer, which say more", "%d roles, at most %d", len(g.Roles), chancery.MaxRoles)
 	}
 	for _, role := range g.Roles {
 		if err := chancery.ValidateName(role); err != nil {
-			return wrong(where, "", "role: %w", err)
+			return wrong(where, "a name as nodes have them", "role: %w", err)
 		}
 	}
 	if g.Life < 0 {
-		return wrong(where, "", "life %s must not be below 0", time.Duration(g.Life))
+		return wrong(where, "as in 24h", "life %s must not be below 0", time.Duration(g.Life))
 	}
 	if g.Live < 0 {
-		return wrong(where, "", "live %d must not be below 0", g.Live)
+		return wrong(where, "1 or more", "live %d must not be below 0", g.Live)
 	}
 	g.Live = max(g.Live, 1)
 	if g.Reenrol == "" {
