@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ import (
 // joinFlags are the flags of join as they were given.
 type joinFlags struct {
 	pin, token, tokenFile, name, device, eventLog string
+	pinFile                                       string // of N:SK
 	unsealed, wait                                bool
 	pcrs                                          []int
 }
@@ -57,6 +59,7 @@ token give the pin itself. A join that was interrupted goes on with the next one
 	v.StringVar(&j.name, "name", "", "name of the node (default: the host's name)")
 	v.StringVar(&j.device, "tpm", orDefault(os.Getenv("CHANCERY_TPM"), "/dev/tpmrm0"), "TPM device, or swtpm:/path/to/socket (CHANCERY_TPM)")
 	v.BoolVar(&j.unsealed, "unsealed", false, "do not seal the key to the machine's boot state")
+	v.StringVar(&j.pinFile, "key-pin-file", "", "file with a PIN that the key will ask for, instead of being sealed")
 	v.StringVar(&j.eventLog, "event-log", "", "file with the boot's event log, for coordinators that ask for it (default: "+join.DefaultEventLog+")")
 	v.IntSliceVar(&j.pcrs, "pcrs", tpm.DefaultPCRs, "PCRs to seal the key to")
 	v.BoolVar(&j.wait, "wait", true, "wait if an operator has to approve the node")
@@ -73,6 +76,9 @@ func orDefault(s, otherwise string) string {
 // options holds the flags against each other.
 func (j *joinFlags) options(c *cobra.Command) (join.Options, error) {
 	o := join.Options{Name: j.name, Device: j.device, Unsealed: j.unsealed, PCRs: slices.Sorted(slices.Values(j.pcrs)), EventLog: j.eventLog, Wait: j.wait, Now: time.Now}
+	if err := j.keyPIN(&o); err != nil {
+		return join.Options{}, err
+	}
 	fail := func(hint, format string, args ...any) (join.Options, error) {
 		return join.Options{}, cli.Usage(hint, format, args...)
 	}
@@ -118,6 +124,21 @@ func (j *joinFlags) options(c *cobra.Command) (join.Options, error) {
 		return fail("to leave the key unsealed, say --unsealed", "--pcrs is empty")
 	}
 	return o, nil
+}
+
+// keyPIN sets the PIN file and looks into it before anything is asked of chip
+// and coordinator. The agent reads the file at each start.
+func (j *joinFlags) keyPIN(o *join.Options) (err error) {
+	if j.pinFile == "" {
+		return nil
+	}
+	if o.PINFile, err = filepath.Abs(j.pinFile); err == nil {
+		_, err = state.ReadPIN(o.PINFile)
+	}
+	if err != nil {
+		return cli.Usage(fmt.Sprintf("a PIN is one line of %d to %d bytes", tpm.MinPIN, tpm.MaxPIN), "--key-pin-file: %w", err)
+	}
+	return nil
 }
 
 // maxToken is far above a token's length.

@@ -53,6 +53,9 @@ node's name.`,
 			if !c.Flags().Changed("pcrs") {
 				o.PCRs = config.PCRs
 			}
+			if err := j.keyPIN(&o); err != nil {
+				return err
+			}
 			o.Step, o.Notice = f.progress(c)
 			r, err := join.Rejoin(c.Context(), dir, o)
 			if err != nil {
@@ -72,6 +75,7 @@ node's name.`,
 	v.StringVar(&j.tokenFile, "token-file", os.Getenv("CHANCERY_TOKEN_FILE"), `file with the join token, "-" for standard input (CHANCERY_TOKEN_FILE)`)
 	v.StringVar(&j.device, "tpm", os.Getenv("CHANCERY_TPM"), "TPM device, if it is another one now (CHANCERY_TPM)")
 	v.BoolVar(&j.unsealed, "unsealed", false, "do not seal the key to the machine's boot state (default: as before)")
+	v.StringVar(&j.pinFile, "key-pin-file", "", "file with a PIN that the new key will ask for, instead of being sealed (default: as before)")
 	v.IntSliceVar(&j.pcrs, "pcrs", tpm.DefaultPCRs, "PCRs to seal the key to (default: as before)")
 	v.BoolVar(&j.wait, "wait", true, "wait until an operator has approved")
 	return c

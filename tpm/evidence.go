@@ -146,7 +146,7 @@ func (t *TPM) Activate(credential, encryptedSecret []byte) (secret []byte, err e
 	}
 	defer end()
 	// Sessions first: the salt key takes an object's slot while one is opened.
-	out, err := t.hmacSession(tpm2.AESEncryption(128, tpm2.EncryptOut))
+	out, err := t.hmacSession(PIN{}, tpm2.AESEncryption(128, tpm2.EncryptOut))
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ func (t *TPM) CreateKey(sealing *Sealing) (*KeyFile, error) {
 	}
 	defer end()
 	if sealing == nil {
-		return t.create(nil)
+		return t.create(nil, PIN{})
 	}
 	if err := sealing.check(); err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (t *TPM) CreateKey(sealing *Sealing) (*KeyFile, error) {
 		if err != nil {
 			return nil, err
 		}
-		file, err := t.create(&Seal{Sealing: *sealing, AK: ak.Name, Epoch: epoch, PCRDigest: values.Digest()})
+		file, err := t.create(&Seal{Sealing: *sealing, AK: ak.Name, Epoch: epoch, PCRDigest: values.Digest()}, PIN{})
 		if err != nil {
 			return nil, err
 		}
@@ -55,15 +55,29 @@ func (t *TPM) CreateKey(sealing *Sealing) (*KeyFile, error) {
 	return nil, ErrUnstable
 }
 
+// CreateKeyWithPIN makes N:SK without a seal, as [TPM.CreateKey] does, that
+// signs for those who know the PIN.
+func (t *TPM) CreateKeyWithPIN(pin PIN) (*KeyFile, error) {
+	if len(pin.auth) == 0 {
+		return nil, errors.New("tpm: create key: the PIN is empty")
+	}
+	end, err := t.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return t.create(nil, pin)
+}
+
 // create sends TPM2_Create (TPM 2.0 Part 3, section 12.1). Under a session the
 // chip vouches for its answer: a key with one bit wrong in its private part, or
 // in its ticket, would be found out when the node cannot use it any more.
-func (t *TPM) create(seal *Seal) (*KeyFile, error) {
+func (t *TPM) create(seal *Seal, pin PIN) (*KeyFile, error) {
 	srk, err := t.storageRootKey()
 	if err != nil {
 		return nil, err
 	}
-	s, err := t.hmacSession(tpm2.AESEncryption(128, tpm2.EncryptIn))
+	s, err := t.hmacSession(PIN{}, tpm2.AESEncryption(128, tpm2.EncryptIn))
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +91,7 @@ func (t *TPM) create(seal *Seal) (*KeyFile, error) {
 	}
 	rsp, err := tpm2.Create{
 		ParentHandle: withAuth(srk.handle, srk.name, s),
+		InSensitive:  pin.sensitive(),
 		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](template),
 		CreationPCR:  pcrs,
 	}.Execute(t.transport)
@@ -88,6 +103,7 @@ func (t *TPM) create(seal *Seal) (*KeyFile, error) {
 		Private:        rsp.OutPrivate.Buffer,
 		CreationData:   rsp.CreationData.Bytes(),
 		CreationTicket: tpm2.Marshal(rsp.CreationTicket),
+		PIN:            len(pin.auth) > 0,
 		Seal:           seal,
 	}
 	if err := file.check(); err != nil {

@@ -23,6 +23,7 @@ type KeyFile struct {
 	Private        []byte // contents of TPM2B_PRIVATE
 	CreationData   []byte // TPMS_CREATION_DATA
 	CreationTicket []byte // TPMT_TK_CREATION
+	PIN            bool   // the key asks for a PIN; such a key is not sealed
 	Seal           *Seal  // nil if the key is not sealed
 	Approvals      []Approval
 }
@@ -39,6 +40,13 @@ const (
 	maxField     = 1024
 	maxKeyFile   = 8192
 	maxApprovals = 16
+)
+
+// What protects a key, as its file says it.
+const (
+	fileUnsealed = 0
+	fileSealed   = 1
+	fileWithPIN  = 2
 )
 
 // PublicKey returns N:PK.
@@ -81,11 +89,15 @@ func (f *KeyFile) Marshal() []byte {
 	add2B(&b, f.Private)
 	add2B(&b, f.CreationData)
 	add2B(&b, f.CreationTicket)
-	if f.Seal == nil {
-		b.AddUint8(0)
+	switch {
+	case f.PIN:
+		b.AddUint8(fileWithPIN)
+		return b.BytesOrPanic()
+	case f.Seal == nil:
+		b.AddUint8(fileUnsealed)
 		return b.BytesOrPanic()
 	}
-	b.AddUint8(1)
+	b.AddUint8(fileSealed)
 	add2B(&b, f.Seal.Approval.SPKI())
 	b.AddBytes(f.Seal.Nonce[:])
 	b.AddBytes(bitmap(f.Seal.PCRs))
@@ -114,17 +126,17 @@ func ParseKeyFile(file []byte) (*KeyFile, error) {
 	}
 	s := cryptobyte.String(body)
 	f := &KeyFile{}
-	var sealed uint8
+	var protection uint8
 	for _, field := range []*[]byte{&f.Public, &f.Private, &f.CreationData, &f.CreationTicket} {
 		if !read2B(&s, field) || len(*field) > maxField {
 			return nil, fmt.Errorf("%w: length of a field", ErrKeyFile)
 		}
 		*field = bytes.Clone(*field)
 	}
-	if !s.ReadUint8(&sealed) || sealed > 1 {
-		return nil, fmt.Errorf("%w: seal", ErrKeyFile)
+	if !s.ReadUint8(&protection) || protection > fileWithPIN {
+		return nil, fmt.Errorf("%w: what protects the key", ErrKeyFile)
 	}
-	if sealed == 1 {
+	if f.PIN = protection == fileWithPIN; protection == fileSealed {
 		var err error
 		if f.Seal, f.Approvals, err = readSeal(&s); err != nil {
 			return nil, err
@@ -173,6 +185,9 @@ func (f *KeyFile) check() error {
 	if k.Sealed != (f.Seal != nil) {
 		return fmt.Errorf("%w: sealed key without seal or the reverse", ErrKeyFile)
 	}
+	if f.PIN && f.Seal != nil {
+		return fmt.Errorf("%w: a sealed key with a PIN", ErrKeyFile)
+	}
 	if _, err := parseCreation(f.CreationData); err != nil {
 		return fmt.Errorf("%w: %w", ErrKeyFile, err)
 	}
@@ -200,6 +215,7 @@ func (f *KeyFile) clone() *KeyFile {
 		Private:        bytes.Clone(f.Private),
 		CreationData:   bytes.Clone(f.CreationData),
 		CreationTicket: bytes.Clone(f.CreationTicket),
+		PIN:            f.PIN,
 	}
 	if f.Seal != nil {
 		seal := *f.Seal

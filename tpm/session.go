@@ -26,15 +26,15 @@ func (t *TPM) policySession() (session, error) {
 	return session{s, close}, sessionError(err)
 }
 
-// hmacSession opens a salted session that authorizes with the empty password
-// and encrypts in the direction given.
-func (t *TPM) hmacSession(encryption tpm2.AuthOption) (session, error) {
+// hmacSession opens a salted session that authorizes with the PIN, or the empty
+// password, and encrypts in the direction given.
+func (t *TPM) hmacSession(pin PIN, encryption tpm2.AuthOption) (session, error) {
 	srk, err := t.storageRootKey()
 	if err != nil {
 		return session{}, err
 	}
 	s, close, err := tpm2.HMACSession(t.transport, tpm2.TPMAlgSHA256, 16,
-		tpm2.Salted(srk.handle, *srk.public), encryption)
+		tpm2.Salted(srk.handle, *srk.public), encryption, tpm2.Auth(pin.auth))
 	return session{s, close}, sessionError(err)
 }
 

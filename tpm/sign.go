@@ -17,6 +17,7 @@ import (
 type Key struct {
 	tpm    *TPM
 	file   *KeyFile // a copy, never changed
+	pin    PIN
 	public chancery.PublicKey
 }
 
@@ -25,10 +26,25 @@ var _ chancery.Signer = (*Key)(nil)
 // LoadKey prepares the key of a file for use and proves that this chip
 // accepts it: a file of another chip, or from before the chip was cleared, is
 // [ErrForeignKey]. Whether its seal is open only Sign tells. The file is
-// copied; approvals that are added to it later need another LoadKey.
-func (t *TPM) LoadKey(file *KeyFile) (*Key, error) {
+// copied; approvals that are added to it later need another LoadKey. The error
+// is [ErrPINWanted] for a key that asks for a PIN.
+func (t *TPM) LoadKey(file *KeyFile) (*Key, error) { return t.loadKey(file, PIN{}) }
+
+// LoadKeyWithPIN is LoadKey for a key that asks for a PIN. Whether it is the
+// right one only Sign tells: it fails with [ErrPIN] if not.
+func (t *TPM) LoadKeyWithPIN(file *KeyFile, pin PIN) (*Key, error) {
+	if !file.PIN {
+		return nil, errors.New("tpm: load key: the key asks for no PIN")
+	}
+	return t.loadKey(file, pin)
+}
+
+func (t *TPM) loadKey(file *KeyFile, pin PIN) (*Key, error) {
 	if err := file.check(); err != nil {
 		return nil, err
+	}
+	if file.PIN && len(pin.auth) == 0 {
+		return nil, ErrPINWanted
 	}
 	public, err := file.PublicKey()
 	if err != nil {
@@ -44,7 +60,7 @@ func (t *TPM) LoadKey(file *KeyFile) (*Key, error) {
 		return nil, err
 	}
 	defer t.flush(h)
-	return &Key{tpm: t, file: file.clone(), public: public}, nil
+	return &Key{tpm: t, file: file.clone(), pin: pin, public: public}, nil
 }
 
 // PublicKey returns N:PK.
@@ -134,7 +150,10 @@ func (k *Key) attempt(digest [32]byte, a Approval) (r, s *big.Int, err error) {
 		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
 	}.Execute(k.tpm.transport)
 	if err != nil {
-		return nil, nil, fmt.Errorf("tpm: sign: %w", err)
+		if err = fmt.Errorf("tpm: sign: %w", err); k.file.PIN {
+			err = pinError(err)
+		}
+		return nil, nil, err
 	}
 	sig, err := rsp.Signature.Signature.ECDSA()
 	if err != nil {
@@ -170,7 +189,7 @@ func (k *Key) opening() (a Approval, err error) {
 func (k *Key) authorize(a Approval) (session, error) {
 	t, seal := k.tpm, k.file.Seal
 	if seal == nil {
-		return t.hmacSession(tpm2.AESEncryption(128, tpm2.EncryptIn))
+		return t.hmacSession(k.pin, tpm2.AESEncryption(128, tpm2.EncryptIn))
 	}
 	s, err := t.policySession()
 	if err != nil {

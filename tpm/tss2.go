@@ -28,14 +28,15 @@ var (
 // creation data and no ticket, so it can neither enrol a node nor tell which
 // storage root key the coordinator saw, and [TPM.LoadKey] does not take it.
 //
-// Like a key file it is no secret: it is of use in one chip only. But no
-// password protects an unsealed key, so whoever reads the file and reaches the
-// chip signs with N:SK, the statements of Chancery included. An agent does not
+// Like a key file it is no secret: it is of use in one chip only. But unless
+// the key asks for a PIN, whoever reads the file and reaches the chip signs
+// with N:SK, the statements of Chancery included. An agent does not
 // share an swtpm, nor /dev/tpm0, with such a program; /dev/tpmrm0 it does.
 type TSS2Key struct {
 	Public  []byte // TPMT_PUBLIC of an unsealed node key
 	Private []byte // contents of TPM2B_PRIVATE
 	Parent  uint32 // persistent handle, or the owner hierarchy for its template H-2 key
+	PIN     bool   // the key asks for one
 }
 
 const (
@@ -46,7 +47,7 @@ const (
 // idLoadableKey says that TPM2_Load takes the key (section 3.1, type).
 var idLoadableKey = asn1.ObjectIdentifier{2, 23, 133, 10, 1, 3}
 
-// emptyAuthTag is of the field that says that no password is needed (section
+// emptyAuthTag is of the field that says whether no password is needed (section
 // 3.1, emptyAuth).
 var emptyAuthTag = casn1.Tag(0).ContextSpecific().Constructed()
 
@@ -67,7 +68,7 @@ func (f *KeyFile) TSS2() ([]byte, error) {
 	if f.Seal != nil {
 		return nil, ErrTSS2Sealed
 	}
-	k := &TSS2Key{Public: f.Public, Private: f.Private, Parent: uint32(srkHandle)}
+	k := &TSS2Key{Public: f.Public, Private: f.Private, Parent: uint32(srkHandle), PIN: f.PIN}
 	if err := k.check(); err != nil {
 		return nil, err
 	}
@@ -81,13 +82,14 @@ func (k *TSS2Key) PublicKey() (chancery.PublicKey, error) {
 }
 
 // Marshal returns the file's one encoding: in PEM the DER of a TPMKey that has
-// the optional field emptyAuth and no other, because version 1.1.1 of the tpm2
-// provider refuses a file with any other, be it only a description.
+// the optional field emptyAuth and no other. Version 1.1.1 of the tpm2 provider
+// refuses a file with any other, be it only a description, and reads a missing
+// emptyAuth as true, where the draft means false.
 func (k *TSS2Key) Marshal() []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(idLoadableKey)
-		b.AddASN1(emptyAuthTag, func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) })
+		b.AddASN1(emptyAuthTag, func(b *cryptobyte.Builder) { b.AddASN1Boolean(!k.PIN) })
 		b.AddASN1Uint64(uint64(k.Parent))
 		addSized(b, k.Public)
 		addSized(b, k.Private)
@@ -107,8 +109,8 @@ func readSized(s *cryptobyte.String, value *[]byte) bool {
 }
 
 // ParseTSS2 reads what [TSS2Key.Marshal] wrote and nothing else: the format
-// has other kinds of keys, policies, passwords and importable keys, but N:SK
-// is none of them. A file of another chip is not recognised here; it is this
+// has other kinds of keys, policies and importable keys, but N:SK is none of
+// them. A file of another chip is not recognised here; it is this
 // node's if PublicKey is N:PK.
 func ParseTSS2(file []byte) (*TSS2Key, error) {
 	if len(file) > maxTSS2 {
@@ -151,9 +153,7 @@ func parseTPMKey(der []byte) (*TSS2Key, error) {
 		tagged && (!emptyAuth.ReadASN1Boolean(&empty) || !emptyAuth.Empty()) {
 		return nil, fmt.Errorf("%w: emptyAuth", ErrTSS2)
 	}
-	if !empty {
-		return nil, fmt.Errorf("%w: emptyAuth is not true, the key needs a password", ErrTSS2)
-	}
+	k.PIN = !empty
 	if !body.ReadASN1Integer(&k.Parent) {
 		return nil, fmt.Errorf("%w: parent, or an optional field before it", ErrTSS2)
 	}

@@ -175,7 +175,6 @@ func TestTSS2IsStrict(t *testing.T) {
 		{"sealed data", func(k *tpmKey) { k.kind[5] = 5 }, nil},
 		{"old OID", func(k *tpmKey) { k.kind = encasn1.ObjectIdentifier{2, 23, 133, 10, 2} }, nil},
 		{"no emptyAuth", func(k *tpmKey) { k.options = nil }, nil},
-		{"emptyAuth false", func(k *tpmKey) { k.options[4] = 0 }, nil},
 		{"emptyAuth true in BER", func(k *tpmKey) { k.options[4] = 1 }, nil},
 		{"emptyAuth implicit", func(k *tpmKey) { k.options = []byte{0x80, 1, 0xff} }, nil},
 		{"emptyAuth with more", func(k *tpmKey) { k.options = []byte{0xa0, 6, 1, 1, 0xff, 1, 1, 0xff} }, nil},
@@ -336,6 +335,32 @@ func TestTSS2OpenSSL(t *testing.T) {
 		t.Errorf("%d objects and sessions are in the opened chip", n)
 	}
 	wantSigns(t, "after openssl", chip, file)
+}
+
+// OpenSSL asks for the PIN of a key that has one, and signs with no other.
+func TestTSS2PIN(t *testing.T) {
+	device := tpmtest.New(t)
+	chip := device.Open(t)
+	file := must(chip.CreateKeyWithPIN(newPIN(t, secretPIN)))(t)
+	public := must(file.PublicKey())(t)
+	key := must(tpm.ParseTSS2(must(file.TSS2())(t)))(t)
+	if !key.PIN {
+		t.Error("the file does not say that the key asks for a PIN")
+	}
+	closeChip(t, chip)
+	o := newOpenSSL(t, device, key.Marshal())
+	o.write("message", []byte("to be signed"))
+	sign := func(pin string) ([]byte, error) {
+		return o.try("pkeyutl", "-sign", "-rawin", "-digest", "sha256", "-inkey", "node.pem", "-in", "message", "-passin", "pass:"+pin)
+	}
+	sig, err := sign(secretPIN)
+	digest := sha256.Sum256([]byte("to be signed"))
+	if err != nil || !ecdsa.VerifyASN1(public.ECDSA(), digest[:], sig) {
+		t.Errorf("with the PIN: %v, signature %x", err, sig)
+	}
+	if sig, err := sign("another of 16 b."); err == nil {
+		t.Errorf("another PIN: signature %x", sig)
+	}
 }
 
 // Both parents are the same key. When ownerAuth is set, ours still serves and

@@ -9,6 +9,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/join"
+	"github.com/chancery-pki/chancery/agent/state"
 	"github.com/chancery-pki/chancery/tpm"
 )
 
@@ -91,7 +92,11 @@ func (e *examination) health(chip *tpm.TPM) {
 
 // key has N:SK sign a challenge, which says nothing.
 func (e *examination) key(ctx context.Context, chip *tpm.TPM) {
-	key, err := chip.LoadKey(e.file)
+	var pinFile string
+	if e.config != nil {
+		pinFile = e.config.PINFile
+	}
+	key, err := state.LoadKey(chip, e.file, pinFile)
 	if errors.Is(err, tpm.ErrForeignKey) {
 		e.bad("key", "the chip was cleared, or this is another one: chancery-agent rejoin", err)
 		return
@@ -109,6 +114,8 @@ func (e *examination) key(ctx context.Context, chip *tpm.TPM) {
 		e.bad("key", "somebody removed the chip's epoch counter; the key will not sign again: chancery-agent rejoin", err)
 	case err != nil:
 		e.bad("key", "", err)
+	case e.file.PIN:
+		e.good("key", "it signs, in %s; with its PIN", time.Since(began).Round(time.Millisecond))
 	case e.file.Seal == nil:
 		e.good("key", "it signs, in %s; it is not sealed", time.Since(began).Round(time.Millisecond))
 	default:

@@ -33,7 +33,8 @@ type Options struct {
 	Name     string
 	Device   string // of the TPM
 	Unsealed bool
-	PCRs     []int // to seal to and to quote
+	PINFile  string // of an unsealed key that asks for a PIN; empty: it asks for none
+	PCRs     []int  // to seal to and to quote
 	EventLog string
 	Rejoin   bool // take the place of the node of this name
 	Wait     bool // for an operator's approval
@@ -209,7 +210,7 @@ func (j *joining) apply(ctx context.Context) (*state.Intake, *chancery.Verdict, 
 		return nil, nil, err
 	}
 	j.step("AK", "name "+ak.Name.String()[:20])
-	file, k, err := key(j.dir, chip, j.pointer.Approval, j.Options)
+	file, k, err := key(ctx, j.dir, chip, j.pointer.Approval, j.Options)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -223,7 +224,10 @@ func (j *joining) apply(ctx context.Context) (*state.Intake, *chancery.Verdict, 
 		Chip: chip, File: file, Key: k, Pointer: j.pointer, Name: j.Name, Device: j.Device,
 		PCRs: j.PCRs, EventLog: j.EventLog, Rejoin: j.Rejoin, Token: j.Token, Now: j.Now, Step: j.step,
 	}
-	return a.Apply(ctx, conn, conn.Enroll, j.dir.SaveIntake)
+	return a.Apply(ctx, conn, conn.Enroll, func(intake *state.Intake) error {
+		intake.PINFile = j.PINFile
+		return j.dir.SaveIntake(intake)
+	})
 }
 
 // finish takes N:C and the CRL. Everything is on disk before it returns.
@@ -256,7 +260,7 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 	if err := j.notOlder(crl); err != nil {
 		return nil, err
 	}
-	config := &state.Config{Name: ns.Name, Fleet: j.Fleet.Pin(), TPM: intake.TPM, PCRs: intake.PCRs, EventLog: j.EventLog, Listen: state.DefaultListen}
+	config := &state.Config{Name: ns.Name, Fleet: j.Fleet.Pin(), TPM: intake.TPM, PCRs: intake.PCRs, PINFile: intake.PINFile, EventLog: j.EventLog, Listen: state.DefaultListen}
 	if had, err := j.dir.Config(); err == nil { // of a node that rejoins
 		config.Listen, config.Advertise = had.Listen, had.Advertise
 	}
@@ -295,7 +299,10 @@ func certified(ek tpm.EK) string {
 }
 
 func sealed(f *tpm.KeyFile) string {
-	if f.Seal == nil {
+	switch {
+	case f.PIN:
+		return "not sealed, with a PIN"
+	case f.Seal == nil:
 		return "not sealed"
 	}
 	return fmt.Sprintf("sealed to PCR %v", f.Seal.PCRs)

@@ -70,14 +70,14 @@ func Rejoin(ctx context.Context, dir *state.Dir, o Options) (*Result, error) {
 	if o.URL == "" && len(p.Endpoints) > 0 {
 		o.URL = p.Endpoints[0].URL
 	}
-	if err := checkDead(ctx, dir, &o, p); err != nil {
+	if err := checkDead(ctx, dir, &o, p, config.PINFile); err != nil {
 		return nil, err
 	}
 	return Join(ctx, dir, o)
 }
 
 // checkDead returns nil if the node's key will never sign again.
-func checkDead(ctx context.Context, dir *state.Dir, o *Options, p *chancery.Pointer) error {
+func checkDead(ctx context.Context, dir *state.Dir, o *Options, p *chancery.Pointer, pinFile string) error {
 	nc, err := dir.Certificate()
 	if err != nil {
 		return err
@@ -92,14 +92,17 @@ func checkDead(ctx context.Context, dir *state.Dir, o *Options, p *chancery.Poin
 	if public, err := file.PublicKey(); err != nil || !public.Equal(nc.NodeKey) {
 		return nil // of a rejoin that was interrupted
 	}
-	o.Unsealed = o.Unsealed || file.Seal == nil
+	renewed := o.Unsealed || o.PINFile != "" // the operator wants another protection
+	if !renewed {
+		o.Unsealed, o.PINFile = file.Seal == nil, pinFile
+	}
 	chip, err := tpm.Open(o.Device)
 	if err != nil {
 		return fmt.Errorf("%w %s: %w", ErrChip, o.Device, err)
 	}
 	defer chip.Close()
-	key, err := chip.LoadKey(file)
-	if errors.Is(err, tpm.ErrForeignKey) {
+	key, err := state.LoadKey(chip, file, pinFile)
+	if errors.Is(err, tpm.ErrForeignKey) || renewed && file.PIN && errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
@@ -112,6 +115,8 @@ func checkDead(ctx context.Context, dir *state.Dir, o *Options, p *chancery.Poin
 	case sealed:
 		return &AwaitsApprovalError{nc.Name, err}
 	case errors.Is(err, tpm.ErrIndex): // its epoch counter is gone for good
+		return nil
+	case renewed && errors.Is(err, tpm.ErrPIN): // the PIN is lost, and there is a new one or none
 		return nil
 	}
 	return err

@@ -185,7 +185,7 @@ func (a *agent) openChip() error {
 	}
 	a.chip = chip
 	a.chipInfo.Store(new(chip.Info().String()))
-	key, err := chip.LoadKey(a.file)
+	key, err := state.LoadKey(chip, a.file, a.config.PINFile)
 	if err == nil {
 		a.key = key
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/coordinator"
 	"github.com/chancery-pki/chancery/agent/join"
+	"github.com/chancery-pki/chancery/agent/state"
 	"github.com/chancery-pki/chancery/tpm"
 )
 
@@ -135,7 +136,7 @@ func (a *agent) reloadKey() error {
 	if err := a.dir.SaveKey(a.file); err != nil {
 		return err
 	}
-	key, err := a.chip.LoadKey(a.file)
+	key, err := state.LoadKey(a.chip, a.file, a.config.PINFile)
 	if err == nil {
 		a.key = key
 	}

@@ -17,6 +17,7 @@ type Config struct {
 	Fleet     string `toml:"fleet" comment:"pin of the fleet"`
 	TPM       string `toml:"tpm" comment:"device of the TPM: /dev/tpmrm0, or swtpm:/path/to/socket"`
 	PCRs      []int  `toml:"pcrs" comment:"PCRs that the node quotes, and that a sealed key is sealed to"`
+	PINFile   string `toml:"key_pin_file,omitempty" comment:"file with the PIN of N:SK, for a key that asks for one"`
 	EventLog  string `toml:"event_log,omitempty" comment:"file with the boot's event log; empty: where Linux has it"`
 	Listen    string `toml:"listen" comment:"where the node listens for its peers, host:port"`
 	Advertise string `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`

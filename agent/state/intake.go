@@ -17,6 +17,8 @@ type Intake struct {
 	PCRs   []int     `json:"pcrs"`
 	TPM    string    `json:"tpm"`
 	Opened time.Time `json:"opened"`
+
+	PINFile string `json:"key_pin_file,omitempty"`
 }
 
 // Statement returns the N:S that was sent.
