@@ -9,6 +9,7 @@ GO  ?= go
 build:
 	$(GO) build -o $(BIN)/chancery ./appliance
 	$(GO) build -o $(BIN)/chancery-agent ./agent
+	$(GO) build -o $(BIN)/chancery-simulator ./simulator/cmd/chancery-simulator
 
 # The whole story on simulators, in under a minute.
 demo: deps build

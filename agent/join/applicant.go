@@ -16,7 +16,7 @@ import (
 // An Applicant is a node that wants a certificate: its first one or the next.
 // All fields but Token and Step are required.
 type Applicant struct {
-	Chip    *tpm.TPM
+	Chip    Chip
 	File    *tpm.KeyFile    // of N:SK
 	Key     chancery.Signer // N:SK
 	Pointer *chancery.Pointer
@@ -30,6 +30,19 @@ type Applicant struct {
 	Now      func() time.Time
 	Step     func(symbol, what string) // is told of each step that is done
 }
+
+// A Chip is what an applicant asks of its TPM: a *tpm.TPM, or a simulator's.
+type Chip interface {
+	EK() (tpm.EK, error)
+	AK() (tpm.AK, error)
+	Info() tpm.Info
+	Activate(credential, encryptedSecret []byte) ([]byte, error)
+	CertifyCreation(file *tpm.KeyFile, qualifying [32]byte) (tpm.Attestation, error)
+	CertifyEpoch(qualifying [32]byte) (tpm.Attestation, error)
+	Quote(pcrs []int, qualifying [32]byte) (tpm.Attestation, tpm.PCRValues, error)
+}
+
+var _ Chip = (*tpm.TPM)(nil)
 
 // An Opening is what begins the exchange on a connection: Conn.Enroll or
 // Conn.Renew.
@@ -184,7 +197,7 @@ func (a *Applicant) evidence(ctx context.Context, cans *chancery.CANS, answer *c
 }
 
 // Quote quotes PCRs in the form in which messages carry them.
-func Quote(chip *tpm.TPM, pcrs []int, qualifying [32]byte) (*chancery.Quote, error) {
+func Quote(chip Chip, pcrs []int, qualifying [32]byte) (*chancery.Quote, error) {
 	attestation, values, err := chip.Quote(pcrs, qualifying)
 	if err != nil {
 		return nil, err
