@@ -30,7 +30,8 @@ type measure struct {
 	run  func() ([]Result, error)
 }
 
-var measures = []measure{{"proof", proof}, {"list", list}, {"hsm-sign", signing}, {"hsm-failover", failover}}
+var measures = []measure{{"proof", proof}, {"list", list}, {"hsm-sign", signing}, {"hsm-failover", failover},
+	{"evidence-cpu", evidenceCPU}, {"evidence-500", enrolments}, {"agent-memory", memory}, {"tpm-models", models}}
 
 // called reports whether the name on the command line means m: "hsm" means
 // all whose names begin so.
