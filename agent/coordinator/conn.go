@@ -26,7 +26,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -44,10 +43,9 @@ var ErrNoEndpoint = errors.New("the pointer record names no coordinator")
 // A Conn is a connection to one coordinator. Its methods may be called
 // concurrently; HTTP/1.1 carries one call at a time.
 type Conn struct {
-	base      *url.URL
-	tls       *tls.Conn
-	transport *http.Transport
-	client    http.Client
+	base   *url.URL
+	tls    *tls.Conn
+	client http.Client
 }
 
 // Dial connects to the first endpoint of the record that answers with a
@@ -90,20 +88,7 @@ func dial(ctx context.Context, ep chancery.Endpoint, identity func() (*chancery.
 }
 
 func newConn(base *url.URL, conn *tls.Conn) *Conn {
-	c := &Conn{base: base, tls: conn}
-	var used atomic.Bool
-	c.transport = &http.Transport{
-		DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
-			if used.Swap(true) {
-				return nil, ErrLost
-			}
-			return conn, nil
-		},
-		MaxConnsPerHost:    1,
-		DisableCompression: true,
-	}
-	c.client = http.Client{Transport: c.transport, CheckRedirect: noRedirect}
-	return c
+	return &Conn{base: base, tls: conn, client: http.Client{Transport: newWire(conn), CheckRedirect: noRedirect}}
 }
 
 // noRedirect: a redirect would lead away from the pinned server.
@@ -131,10 +116,7 @@ func (c *Conn) LocalIP() string {
 }
 
 // Close closes the connection; a call under way fails.
-func (c *Conn) Close() error {
-	c.transport.CloseIdleConnections()
-	return c.tls.NetConn().Close()
-}
+func (c *Conn) Close() error { return c.tls.NetConn().Close() }
 
 // A URLError says that an address is not a coordinator's.
 type URLError struct{ URL string }
