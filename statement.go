@@ -41,6 +41,7 @@ const (
 	labelCRL       = "crl"
 	labelChallenge = "challenge"
 	labelCeremony  = "ceremony"
+	labelAudit     = "audit"
 )
 
 // labelled wraps a body as section 2 says: domain, label, suite, fleet, length.

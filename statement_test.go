@@ -33,6 +33,7 @@ func statements(t *testing.T) map[string]Statement {
 		"approval":   PolicyApproval{[32]byte{5}, [32]byte{6}},
 		"challenge":  Challenge{[32]byte{7}},
 		"ceremony":   Ceremony{[32]byte{7}},
+		"audit":      AuditCheckpoint{n.nc.CA, 1, merkle.Hash{4}, epoch},
 	}
 }
 

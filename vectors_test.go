@@ -75,6 +75,14 @@ func makeVectors(t *testing.T) vectors {
 	signed("challenge", ca, Challenge{Nonce: [32]byte{0xf1}})
 	in("transcript", []byte("transcript\n"))
 	signed("ceremony", ca, NewCeremony([]byte("transcript\n")))
+	audit := &AuditEntry{At: w.now, Operator: "alice (1000)", Action: "node.approve", Subject: "edge-1", Details: []AuditDetail{{"node-id", id.String()}}}
+	auditEntry, err := audit.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out("audit entry", auditEntry)
+	v.Outputs["audit origin"] = AuditOrigin(fleet, p.Current().ID)
+	signed("audit checkpoint", ca, AuditCheckpoint{p.Current().ID, 1, merkle.HashLeaf(auditEntry), w.now})
 	signed("pointer record 1", ca, p)
 	out("pointer record 1", p.Marshal())
 

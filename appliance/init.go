@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"math/big"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +27,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/api"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
@@ -362,7 +365,14 @@ func (a *app) writeData(ctx context.Context, p *chancery.Pointer, pair, transcri
 		return err
 	}
 	defer s.Close()
-	err = s.Update(ctx, func(tx *store.Tx) error { return tx.InsertPointer(p) })
+	err = s.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.InsertPointer(p); err != nil {
+			return err
+		}
+		record := sha256.Sum256(p.Marshal())
+		return tx.AppendAudit(p.Current().ID.String(), &chancery.AuditEntry{At: p.Issued, Operator: chancery.AuditText(api.UserName(os.Getuid()), 255), Action: "pointer.publish",
+			Subject: "seq " + strconv.FormatUint(p.Seq, 10), Details: []chancery.AuditDetail{{Name: "sha256", Value: hex.EncodeToString(record[:])}}})
+	})
 	if err != nil {
 		return err
 	}

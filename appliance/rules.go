@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"strconv"
 	"time"
 
+	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/ekroots"
 	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/policy"
@@ -83,7 +85,7 @@ func (a *app) roots(c *Config) (r evidence.Roots, err error) {
 // loadPolicy returns the policy in force: the file's, if it is that of the last
 // time or has a higher version. A file that was changed and has not is an
 // error: the records would name one policy and mean two.
-func (a *app) loadPolicy(ctx context.Context, st *store.Store, logger *slog.Logger) (*policy.Policy, error) {
+func (a *app) loadPolicy(ctx context.Context, st *store.Store, pointer *chancery.Pointer, logger *slog.Logger) (*policy.Policy, error) {
 	text, err := os.ReadFile(a.data.policy())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, cli.Usage("write one, as in docs/policy.md, or take the last one from a backup", "there is no policy in %s", a.data.policy())
@@ -108,8 +110,13 @@ func (a *app) loadPolicy(ctx context.Context, st *store.Store, logger *slog.Logg
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return nil, err
 	}
+	now := time.Now().UTC().Truncate(time.Second)
 	err = st.Update(ctx, func(tx *store.Tx) error {
-		return tx.InsertPolicy(&store.Policy{Version: p.Version, Hash: p.Hash, Text: string(text), Operator: "the file at start", At: time.Now()})
+		if err := tx.InsertPolicy(&store.Policy{Version: p.Version, Hash: p.Hash, Text: string(text), Operator: "the file at start", At: now}); err != nil {
+			return err
+		}
+		return tx.AppendAudit(pointer.Current().ID.String(), &chancery.AuditEntry{At: now, Operator: chancery.AuditCoordinator, Action: "policy.apply", Subject: "version " + strconv.Itoa(p.Version),
+			Details: []chancery.AuditDetail{{Name: "sha256", Value: p.Hash}, {Name: "source", Value: "the file at start"}}})
 	})
 	logger.Info("policy in force", "version", p.Version, "sha256", p.Hash, "operator", "the file at start")
 	return p, err

@@ -88,7 +88,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	rules, err := a.loadPolicy(ctx, st, logger)
+	rules, err := a.loadPolicy(ctx, st, pointer, logger)
 	if err != nil {
 		return err
 	}

@@ -233,7 +233,7 @@ func NewAdmin(a *Admin) http.Handler {
 		return &body[[]TokenStatus]{tokenStatus(a.Tokens())}, nil
 	}))
 	huma.Post(api, "/v1/tokens", handle(a.Logger, func(ctx context.Context, in *body[TokenInput]) (*body[TokenOutput], error) {
-		t, expires, err := a.Authority.CreateToken(ctx, authority.TokenRequest{Names: in.Body.Names, Roles: in.Body.Roles,
+		t, expires, err := a.Authority.CreateToken(ctx, operator(ctx), authority.TokenRequest{Names: in.Body.Names, Roles: in.Body.Roles,
 			Uses: in.Body.Uses, Life: time.Duration(in.Body.Seconds) * time.Second, Approve: in.Body.Approve})
 		if err != nil {
 			return nil, err
@@ -258,6 +258,7 @@ func NewAdmin(a *Admin) http.Handler {
 	huma.Post(api, "/v1/crl", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*struct{}, error) {
 		return nil, a.Ledger.PublishCRL(ctx)
 	}))
+	serveLogs(mux, a.Ledger, a.Logger)
 	mux.HandleFunc("GET /v1/crl", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Ledger.CRL().Marshal()) })
 	mux.HandleFunc("GET /v1/pointer", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Pointer.Marshal()) })
 	type logIn struct {
@@ -305,10 +306,10 @@ func (a *Admin) nodes(api huma.API) {
 		Body RevokeInput
 	}
 	huma.Post(api, "/v1/nodes/{name}/refuse", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*struct{}, error) {
-		return nil, a.Authority.Refuse(ctx, in.Name, in.Body.Reason)
+		return nil, a.Authority.Refuse(ctx, operator(ctx), in.Name, in.Body.Reason)
 	}))
 	huma.Post(api, "/v1/nodes/{name}/revoke", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*body[RevokeOutput], error) {
-		n, err := a.Authority.RevokeNode(ctx, in.Name, in.Body.Reason)
+		n, err := a.Authority.RevokeNode(ctx, operator(ctx), in.Name, in.Body.Reason)
 		return &body[RevokeOutput]{RevokeOutput{n, a.Ledger.CRL().Head().Number}}, err
 	}))
 }
@@ -336,7 +337,7 @@ func (a *Admin) certificates(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		err = a.Authority.RevokeCertificate(ctx, serial, in.Body.Reason)
+		err = a.Authority.RevokeCertificate(ctx, operator(ctx), serial, in.Body.Reason)
 		return &body[RevokeOutput]{RevokeOutput{1, a.Ledger.CRL().Head().Number}}, err
 	}))
 }

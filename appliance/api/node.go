@@ -99,6 +99,8 @@ func NewNode(n *Node) http.Handler {
 	huma.Post(api, "/v1/enroll", handle(n.Logger, connect(false)), enrolment)
 	huma.Post(api, "/v1/renew", handle(n.Logger, connect(true)), enrolment)
 
+	serveLogs(mux, n.Ledger, n.Logger)
+
 	type intakeIn struct {
 		Intake string `path:"intake"`
 	}

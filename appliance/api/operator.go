@@ -19,7 +19,7 @@ func WithOperator(ctx context.Context, conn net.Conn) context.Context {
 		if raw, err := c.SyscallConn(); err == nil {
 			raw.Control(func(fd uintptr) {
 				if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-					name = userName(int(cred.Uid))
+					name = UserName(int(cred.Uid))
 				}
 			})
 		}
@@ -27,8 +27,8 @@ func WithOperator(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, operatorKey{}, name)
 }
 
-// userName names a user by login and number: logins are given out again.
-func userName(uid int) string {
+// UserName names a user by login and number: logins are given out again.
+func UserName(uid int) string {
 	id := strconv.Itoa(uid)
 	if u, err := user.LookupId(id); err == nil {
 		return u.Username + " (" + id + ")"

@@ -150,12 +150,18 @@ func (at *attesting) failed(ctx context.Context, p *policy.Policy, reason string
 		if err := errors.Join(tx.InsertAttestation(kept), tx.PruneAttestations(n.ID, KeptAttestations)); err != nil {
 			return err
 		}
+		d := &deed{chancery.AuditCoordinator, "", n.Name, map[string]string{"node": n.ID.String(), "reason": "attestation: " + reason}}
 		switch p.Attest.OnFailure {
 		case policy.Hold:
-			return tx.Hold(n.ID, reason)
+			if n.Held != "" {
+				return tx.Hold(n.ID, reason) // it was held before
+			}
+			d.action = "node.hold"
+			return errors.Join(tx.Hold(n.ID, reason), a.writeDown(tx, d))
 		case policy.Revoke:
+			d.action = "node.revoke"
 			_, err := tx.RevokeNode(n.ID, "attestation: "+reason, a.Now())
-			return err
+			return errors.Join(err, a.writeDown(tx, d))
 		}
 		return nil
 	})
@@ -245,7 +251,8 @@ func (a *Authority) AskAttestation(ctx context.Context, operator, name string) (
 	if err != nil {
 		return 0, err
 	}
-	err = a.Store.Update(ctx, func(tx *store.Tx) error {
+	d := &deed{operator, "node.attest", name, map[string]string{"node": node.ID.String()}}
+	err = a.act(ctx, d, func(tx *store.Tx) error {
 		list, err := tx.Attestations(node.ID, 1)
 		if len(list) > 0 {
 			last = list[0].ID
@@ -256,7 +263,6 @@ func (a *Authority) AskAttestation(ctx context.Context, operator, name string) (
 		return 0, notFound(err, "no live node is called %s", name)
 	}
 	a.want(node.ID)
-	a.Logger.Info("attestation asked for", "name", name, "operator", operator)
 	return last, nil
 }
 
@@ -281,7 +287,9 @@ func (a *Authority) holdSilent(ctx context.Context) error {
 	return a.Store.Update(ctx, func(tx *store.Tx) error {
 		silent, err := tx.Unattested(a.Now().Add(-within))
 		for _, n := range silent {
-			err = errors.Join(err, tx.Hold(n.ID, fmt.Sprintf("it has not attested a good state within %s", within)))
+			reason := fmt.Sprintf("it has not attested a good state within %s", within)
+			d := &deed{chancery.AuditCoordinator, "node.hold", n.Name, map[string]string{"node": n.ID.String(), "reason": reason}}
+			err = errors.Join(err, tx.Hold(n.ID, reason), a.writeDown(tx, d))
 			a.Logger.Warn("node held", "name", n.Name, "reason", "silent", "within", within)
 		}
 		return err

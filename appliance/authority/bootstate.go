@@ -3,10 +3,13 @@ package authority
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/evidence"
@@ -29,21 +32,23 @@ func (a *Authority) ApproveAhead(ctx context.Context, operator, names string, pc
 		return nil, refuse(400, "malformed", "as in 7=HEX", "no PCR values")
 	}
 	b := &store.BootState{Names: names, PCRs: pcrs, Operator: operator, At: a.Now()}
-	if err := a.Store.Update(ctx, func(tx *store.Tx) error { return tx.InsertBootState(b) }); err != nil {
-		return nil, err
-	}
-	a.Logger.Info("boot state approved ahead of time", "names", names, "pcrs", values.Numbers(), "operator", operator)
-	return b, nil
+	d := &deed{operator, "boot-state.add", names, map[string]string{"pcrs": fmt.Sprint(values.Numbers()), "digest": hex.EncodeToString(digest(values))}}
+	return b, a.act(ctx, d, func(tx *store.Tx) error { return tx.InsertBootState(b) })
 }
 
 // RemoveAhead takes a boot state back: no further node gets an approval for it.
 // Those that have one keep it until their epoch is raised.
 func (a *Authority) RemoveAhead(ctx context.Context, operator string, id int64) error {
-	err := a.Store.Update(ctx, func(tx *store.Tx) error { return tx.RemoveBootState(id) })
-	if err == nil {
-		a.Logger.Info("boot state removed", "id", id, "operator", operator)
-	}
+	d := &deed{operator, "boot-state.remove", strconv.FormatInt(id, 10), nil}
+	err := a.act(ctx, d, func(tx *store.Tx) error { return tx.RemoveBootState(id) })
 	return notFound(err, "there is no boot state %d", id)
+}
+
+// digest is what a PolicyPCR of the values has, in a form that an auditor can
+// compare.
+func digest(v tpm.PCRValues) []byte {
+	d := v.Digest()
+	return d[:]
 }
 
 // maxAhead bounds the states that count for a node: a key file has room for so
@@ -141,11 +146,11 @@ func (a *Authority) RetireApprovals(ctx context.Context, operator, name string) 
 	if node.Seal == nil {
 		return refuse(409, "not-sealed", "", "the key of %s is not sealed", name)
 	}
-	if err := a.Store.Update(ctx, func(tx *store.Tx) error { return tx.Retire(node.ID) }); err != nil {
+	d := &deed{operator, "approvals.retire", name, map[string]string{"node": node.ID.String()}}
+	if err := a.act(ctx, d, func(tx *store.Tx) error { return tx.Retire(node.ID) }); err != nil {
 		return err
 	}
 	a.want(node.ID)
-	a.Logger.Info("older approvals are retired", "name", name, "operator", operator)
 	return nil
 }
 

@@ -241,7 +241,7 @@ func TestCreateTokenRefuses(t *testing.T) {
 		{"bad-role", authority.TokenRequest{Names: "*", Uses: 1, Life: time.Hour, Roles: []string{"Web"}}},
 		{"bad-role", authority.TokenRequest{Names: "*", Uses: 1, Life: time.Hour, Roles: numbered(chancery.MaxRoles + 1)}},
 	} {
-		_, _, err := c.Authority.CreateToken(t.Context(), test.r)
+		_, _, err := c.Authority.CreateToken(t.Context(), "op", test.r)
 		wantRefusal(t, test.r.Names, err, test.code)
 	}
 }

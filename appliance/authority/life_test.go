@@ -135,7 +135,7 @@ func TestRevocation(t *testing.T) {
 
 	number := w.Ledger.CRL().Head().Number
 	w.WantSpent(1, func() {
-		certificates, err := w.Authority.RevokeNode(t.Context(), "edge-1", "stolen")
+		certificates, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "stolen")
 		if err != nil || certificates != 2 {
 			t.Errorf("%d certificates revoked, %v", certificates, err)
 		}
@@ -156,9 +156,9 @@ func TestRevocation(t *testing.T) {
 		if v := w.submit(open, sub); v.Status != chancery.VerdictRefused || v.NC != nil {
 			t.Errorf("a renewal that was under way: %+v", v)
 		}
-		_, err := w.Authority.RevokeNode(t.Context(), "edge-1", "again")
+		_, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "again")
 		wantRefusal(t, "a second revocation", err, "revoked")
-		_, err = w.Authority.RevokeNode(t.Context(), "edge-9", "")
+		_, err = w.Authority.RevokeNode(t.Context(), "op", "edge-9", "")
 		wantRefusal(t, "an unknown node", err, "not-found")
 	})
 
@@ -253,7 +253,7 @@ func TestApproval(t *testing.T) {
 	}
 	_, _, err := w.Authority.Approve(t.Context(), "op", "edge-1")
 	wantRefusal(t, "a second approval", err, "not-found")
-	wantRefusal(t, "a refusal after the approval", w.Authority.Refuse(t.Context(), "edge-1", ""), "not-found")
+	wantRefusal(t, "a refusal after the approval", w.Authority.Refuse(t.Context(), "op", "edge-1", ""), "not-found")
 	w.Check()
 
 	// Refused.
@@ -263,7 +263,7 @@ func TestApproval(t *testing.T) {
 	sub = b.Submission(answer)
 	wantPending(w.submit(answer, sub), nil)
 	w.WantSpent(0, func() {
-		if err := w.Authority.Refuse(t.Context(), "edge-2", "not in this house"); err != nil {
+		if err := w.Authority.Refuse(t.Context(), "op", "edge-2", "not in this house"); err != nil {
 			t.Fatal(err)
 		}
 		v := w.submit(answer, sub)
@@ -285,7 +285,7 @@ func TestApproval(t *testing.T) {
 	}
 	_, _, err = w.Authority.Approve(t.Context(), "op", "edge-2")
 	wantRefusal(t, "two of a name", err, "several")
-	if err := w.Authority.Refuse(t.Context(), "edge-2", "one at a time"); err != nil {
+	if err := w.Authority.Refuse(t.Context(), "op", "edge-2", "one at a time"); err != nil {
 		t.Fatal(err)
 	}
 	for _, answer := range several {
@@ -324,16 +324,16 @@ func TestRevokeCertificate(t *testing.T) {
 	w := newWorld(t)
 	n := w.node("edge-1", false)
 	first := w.enrol(n)
-	if err := w.Authority.RevokeCertificate(t.Context(), first.Serial, "lost"); err != nil {
+	if err := w.Authority.RevokeCertificate(t.Context(), "op", first.Serial, "lost"); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.verify(first); !errors.Is(err, chancery.ErrRevoked) {
 		t.Error(err)
 	}
 	w.WantSpent(0, func() {
-		wantRefusal(t, "again", w.Authority.RevokeCertificate(t.Context(), first.Serial, ""), "revoked")
-		wantRefusal(t, "one that was never issued", w.Authority.RevokeCertificate(t.Context(), serial(t, 1), ""), "not-found")
-		wantRefusal(t, "one of another log", w.Authority.RevokeCertificate(t.Context(), first.Serial+1<<48, ""), "not-found")
+		wantRefusal(t, "again", w.Authority.RevokeCertificate(t.Context(), "op", first.Serial, ""), "revoked")
+		wantRefusal(t, "one that was never issued", w.Authority.RevokeCertificate(t.Context(), "op", serial(t, 1), ""), "not-found")
+		wantRefusal(t, "one of another log", w.Authority.RevokeCertificate(t.Context(), "op", first.Serial+1<<48, ""), "not-found")
 	})
 	w.issued(w.submitAgain(n))
 	w.Check()

@@ -2,10 +2,13 @@ package authority
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net"
 	"path"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -24,7 +27,7 @@ type TokenRequest struct {
 
 // CreateToken makes a join token. The caller reveals it to whoever joins; the
 // coordinator keeps only what it needs to check it.
-func (a *Authority) CreateToken(ctx context.Context, r TokenRequest) (chancery.Token, time.Time, error) {
+func (a *Authority) CreateToken(ctx context.Context, operator string, r TokenRequest) (chancery.Token, time.Time, error) {
 	if _, err := path.Match(r.Names, ""); err != nil || r.Names == "" {
 		return chancery.Token{}, time.Time{}, refuse(400, "bad-glob", "a pattern like edge-* or a plain name", "%q is not a pattern for names", r.Names)
 	}
@@ -43,7 +46,9 @@ func (a *Authority) CreateToken(ctx context.Context, r TokenRequest) (chancery.T
 	now := a.Now()
 	t := chancery.NewToken(a.fleet)
 	k := &store.Token{ID: t.ID, Key: t.Key(), Names: r.Names, Roles: roles, Approve: r.Approve, UsesLeft: r.Uses, Created: now, Expires: now.Add(r.Life)}
-	return t, k.Expires, a.Store.Update(ctx, func(tx *store.Tx) error { return tx.InsertToken(k) })
+	d := &deed{operator, "token.create", r.Names, map[string]string{"token": hex.EncodeToString(t.ID[:]), "roles": strings.Join(roles, " "),
+		"uses": strconv.Itoa(r.Uses), "expires": k.Expires.UTC().Format(time.RFC3339), "approve": strconv.FormatBool(r.Approve)}}
+	return t, k.Expires, a.act(ctx, d, func(tx *store.Tx) error { return tx.InsertToken(k) })
 }
 
 // Approve notes that an operator approves what a node of the name waits for,
@@ -53,7 +58,11 @@ func (a *Authority) Approve(ctx context.Context, operator, name string) (v *chan
 	if err != nil {
 		return nil, 0, err
 	}
-	err = a.Store.Update(ctx, func(tx *store.Tx) error {
+	d := &deed{operator, "node.approve", name, map[string]string{"intake": in.ID.String(), "node": in.NodeID.String()}}
+	if in.Replaces != nil {
+		d.details["replaces"] = in.Replaces.String()
+	}
+	err = a.act(ctx, d, func(tx *store.Tx) error {
 		count, err := tx.Approve(in.ID, operator, a.Now())
 		if errors.Is(err, store.ErrTaken) {
 			return refuse(409, "approved", "somebody else has to", "%s has approved %s already", operator, name)
@@ -61,7 +70,8 @@ func (a *Authority) Approve(ctx context.Context, operator, name string) (v *chan
 		if err != nil {
 			return err
 		}
-		if left = max(in.Facts.Approvals-count, 0); left > 0 {
+		left = max(in.Facts.Approvals-count, 0)
+		if d.details["others-wanted"] = strconv.Itoa(left); left > 0 {
 			return nil
 		}
 		return notFound(tx.MoveIntake(in.ID, store.IntakePending, store.IntakeApproved, ""), "%s does not wait for approval any more", name)
@@ -69,7 +79,6 @@ func (a *Authority) Approve(ctx context.Context, operator, name string) (v *chan
 	if err != nil {
 		return nil, 0, err
 	}
-	a.Logger.Info("node approved", "name", name, "intake", in.ID, "operator", operator, "others_wanted", left)
 	v, err = a.Verdict(ctx, in.ID)
 	if err == nil && in.Replaces != nil && v.Status == chancery.VerdictIssued {
 		// The certificates of the node whose place it took are revoked.
@@ -80,7 +89,8 @@ func (a *Authority) Approve(ctx context.Context, operator, name string) (v *chan
 
 // Release ends a hold: the node is renewed again.
 func (a *Authority) Release(ctx context.Context, operator, name string) error {
-	err := a.Store.Update(ctx, func(tx *store.Tx) error {
+	d := &deed{operator, "node.release", name, map[string]string{}}
+	return a.act(ctx, d, func(tx *store.Tx) error {
 		node, err := tx.NodeByName(name)
 		if err != nil || node.State != store.NodeActive {
 			return notFound(store.ErrNotFound, "no live node is called %s", name)
@@ -88,17 +98,15 @@ func (a *Authority) Release(ctx context.Context, operator, name string) error {
 		if node.Held == "" {
 			return refuse(409, "not-held", "", "%s is not held", name)
 		}
+		d.details["node"], d.details["held"] = node.ID.String(), node.Held
 		return tx.Hold(node.ID, "")
 	})
-	if err == nil {
-		a.Logger.Info("node released", "name", name, "operator", operator)
-	}
-	return err
 }
 
 // Refuse turns down all that wait under the name.
-func (a *Authority) Refuse(ctx context.Context, name, reason string) error {
-	return a.Store.Update(ctx, func(tx *store.Tx) error {
+func (a *Authority) Refuse(ctx context.Context, operator, name, reason string) error {
+	d := &deed{operator, "node.refuse", name, map[string]string{"reason": reason}}
+	return a.act(ctx, d, func(tx *store.Tx) error {
 		list, err := tx.Intakes(store.IntakePending)
 		if err != nil {
 			return err
@@ -149,8 +157,9 @@ func (a *Authority) pending(ctx context.Context, name string) (*store.Intake, er
 // RevokeNode revokes a node with all of its certificates and its pending
 // intakes, and publishes the list that says so. When it returns, the
 // coordinator serves that list.
-func (a *Authority) RevokeNode(ctx context.Context, name, reason string) (certificates int64, err error) {
-	err = a.Store.Update(ctx, func(tx *store.Tx) error {
+func (a *Authority) RevokeNode(ctx context.Context, operator, name, reason string) (certificates int64, err error) {
+	d := &deed{operator, "node.revoke", name, map[string]string{"reason": reason}}
+	err = a.act(ctx, d, func(tx *store.Tx) error {
 		node, err := tx.NodeByName(name)
 		if err != nil {
 			return notFound(err, "no node is called %s", name)
@@ -159,6 +168,7 @@ func (a *Authority) RevokeNode(ctx context.Context, name, reason string) (certif
 		if errors.Is(err, store.ErrNotFound) {
 			return refuse(409, "revoked", "", "%s was revoked %s already", name, node.Revoked.Format(time.RFC3339))
 		}
+		d.details["node"], d.details["certificates"] = node.ID.String(), strconv.FormatInt(certificates, 10)
 		return err
 	})
 	if err != nil {
@@ -169,8 +179,9 @@ func (a *Authority) RevokeNode(ctx context.Context, name, reason string) (certif
 
 // RevokeCertificate revokes one certificate and publishes the list that says
 // so; its node may keep others, and may renew.
-func (a *Authority) RevokeCertificate(ctx context.Context, serial merkle.Serial, reason string) error {
-	err := a.Store.Update(ctx, func(tx *store.Tx) error {
+func (a *Authority) RevokeCertificate(ctx context.Context, operator string, serial merkle.Serial, reason string) error {
+	d := &deed{operator, "certificate.revoke", serial.String(), map[string]string{"reason": reason}}
+	err := a.act(ctx, d, func(tx *store.Tx) error {
 		l := a.Ledger.Log()
 		if serial.Log() != l.Number {
 			return refuse(404, "not-found", "", "no certificate has the serial number %s", serial)
@@ -182,6 +193,7 @@ func (a *Authority) RevokeCertificate(ctx context.Context, serial merkle.Serial,
 		if !e.Revoked.IsZero() {
 			return refuse(409, "revoked", "", "certificate %s was revoked %s already", serial, e.Revoked.Format(time.RFC3339))
 		}
+		d.details["node"] = e.NodeID.String()
 		return tx.RevokeEntry(l, serial.Index(), reason, a.Now())
 	})
 	if err != nil {

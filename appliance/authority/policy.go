@@ -2,7 +2,10 @@ package authority
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -29,7 +32,8 @@ func (a *Authority) SetPolicy(ctx context.Context, operator string, text []byte,
 	if err := keep(text); err != nil {
 		return nil, err
 	}
-	err = a.Store.Update(ctx, func(tx *store.Tx) error {
+	d := &deed{operator, "policy.apply", "version " + strconv.Itoa(p.Version), map[string]string{"sha256": p.Hash}}
+	err = a.act(ctx, d, func(tx *store.Tx) error {
 		return tx.InsertPolicy(&store.Policy{Version: p.Version, Hash: p.Hash, Text: string(text), Operator: operator, At: a.Now()})
 	})
 	if errors.Is(err, store.ErrTaken) {
@@ -39,7 +43,6 @@ func (a *Authority) SetPolicy(ctx context.Context, operator string, text []byte,
 		return nil, err
 	}
 	a.policy.Store(p)
-	a.Logger.Info("policy in force", "version", p.Version, "sha256", p.Hash, "operator", operator)
 	return p, nil
 }
 
@@ -153,7 +156,8 @@ func (a *Authority) ImportEKs(ctx context.Context, operator, list string, chips 
 	if err := chancery.ValidateName(list); err != nil {
 		return 0, refuse(400, "bad-name", "a name as nodes have them", "the list: %v", err)
 	}
-	err = a.Store.Update(ctx, func(tx *store.Tx) error {
+	d := &deed{operator, "ek-list.import", list, map[string]string{"chips": strconv.Itoa(len(chips))}}
+	err = a.act(ctx, d, func(tx *store.Tx) error {
 		added = 0
 		for i := range chips {
 			chips[i].List = list
@@ -165,25 +169,32 @@ func (a *Authority) ImportEKs(ctx context.Context, operator, list string, chips 
 				added++
 			}
 		}
+		d.details["new"], d.details["sha256"] = strconv.Itoa(added), chipsDigest(chips)
 		return nil
 	})
-	if err == nil {
-		a.Logger.Info("EKs imported", "list", list, "chips", len(chips), "new", added, "operator", operator)
-	}
 	return added, err
+}
+
+// chipsDigest identifies what was imported: SHA-256 over the digests of the
+// EKs, in the order of the import.
+func chipsDigest(chips []store.EKListed) string {
+	h := sha256.New()
+	for i := range chips {
+		h.Write(chips[i].EK[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // RemoveEKList removes a list. Nodes that were enrolled by it stay, until the
 // policy is asked again.
 func (a *Authority) RemoveEKList(ctx context.Context, operator, list string) (n int64, err error) {
-	err = a.Store.Update(ctx, func(tx *store.Tx) (err error) {
+	d := &deed{operator, "ek-list.remove", list, map[string]string{}}
+	err = a.act(ctx, d, func(tx *store.Tx) (err error) {
 		if n, err = tx.RemoveEKList(list); err == nil && n == 0 {
 			err = refuse(404, "not-found", "see: chancery ek list", "there is no list %s", list)
 		}
+		d.details["chips"] = strconv.FormatInt(n, 10)
 		return err
 	})
-	if err == nil {
-		a.Logger.Info("EK list removed", "list", list, "chips", n, "operator", operator)
-	}
 	return n, err
 }

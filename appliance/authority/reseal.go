@@ -8,7 +8,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -67,7 +69,7 @@ func (a *Authority) Reseal(ctx context.Context, req *chancery.ResealRequest) (*c
 	if ok, err := a.approvedAhead(ctx, node, wish); err != nil || !ok {
 		return answer, err
 	}
-	if wish, err = a.ApproveReseal(ctx, "the policy", node.Name); err != nil {
+	if wish, err = a.ApproveReseal(ctx, chancery.AuditCoordinator, node.Name); err != nil {
 		return nil, err
 	}
 	return approved(wish), nil
@@ -154,9 +156,8 @@ func (a *Authority) ApproveReseal(ctx context.Context, operator, name string) (*
 	if wish.Signature, err = a.Approval.Sign(ctx, a.fleet, approval); err != nil {
 		return nil, err
 	}
-	err = a.Store.Update(ctx, func(tx *store.Tx) error { return tx.ApproveReseal(wish) })
-	if err == nil {
-		a.Logger.Info("boot state approved", "name", name, "pcrs", values.Numbers(), "operator", operator)
-	}
+	d := &deed{operator, "boot-state.approve", name, map[string]string{"node": node.ID.String(), "epoch": strconv.FormatUint(wish.Epoch, 10),
+		"pcrs": fmt.Sprint(values.Numbers()), "digest": hex.EncodeToString(digest(values))}}
+	err = a.act(ctx, d, func(tx *store.Tx) error { return tx.ApproveReseal(wish) })
 	return wish, notFound(err, "%s asked for another state meanwhile; look again", name)
 }

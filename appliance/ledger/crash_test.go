@@ -138,6 +138,8 @@ func TestStoreFails(t *testing.T) {
 		{"crls", "UPDATE", publish, true},
 		{"checkpoints", "INSERT", checkpoint, false},
 		{"checkpoints", "UPDATE", checkpoint, true},
+		{"audit_checkpoints", "INSERT", checkpoint, false},
+		{"audit_checkpoints", "UPDATE", checkpoint, true},
 	} {
 		for _, commit := range []bool{false, true} {
 			at := appliancetest.Step{Table: test.table, Op: test.op, Commit: commit}

@@ -115,7 +115,8 @@ func (l *Ledger) PublishCRL(ctx context.Context) error {
 	return errors.Join(err, waitErr)
 }
 
-// Checkpoint signs the log's present size and root.
+// Checkpoint signs the present size and root of the issuance log and of the
+// audit log, and shows them.
 func (l *Ledger) Checkpoint(ctx context.Context) error {
 	done := make(chan error, 1)
 	l.enqueue(func(j *job) { j.checkpoints = append(j.checkpoints, done) })
@@ -183,7 +184,7 @@ func (l *Ledger) run(ctx context.Context, j *job) {
 	g.Go(func() error { return l.runIssues(ctx, j.issues) })
 	l.resync(ctx, g.Wait())
 	if len(j.checkpoints) > 0 {
-		err := l.runCheckpoint(ctx)
+		err := errors.Join(l.ofIssuance().run(ctx), l.ofAudit().run(ctx))
 		for _, done := range j.checkpoints {
 			done <- err
 		}
@@ -278,9 +279,7 @@ func (l *Ledger) runIssues(ctx context.Context, issues []*issue) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	l.treeMu.Lock()
-	l.tree.Append(leaves...)
-	l.treeMu.Unlock()
+	l.entries.append(leaves...)
 	if err := l.signSubtree(ctx, subtree); err != nil {
 		for _, i := range batch {
 			i.done <- issued{err: err}
@@ -334,9 +333,9 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 			return nil
 		}
 		subtree = &store.Subtree{BatchStart: start, Tree: merkle.Smallest(start, next)}
-		l.treeMu.RLock()
-		subtree.Root, err = l.tree.SubtreeWith(subtree.Tree, leaves)
-		l.treeMu.RUnlock()
+		l.entries.mu.RLock()
+		subtree.Root, err = l.entries.tree.SubtreeWith(subtree.Tree, leaves)
+		l.entries.mu.RUnlock()
 		if err != nil {
 			return err
 		}
@@ -398,9 +397,9 @@ func (l *Ledger) assemble(f merkle.EntryFields, index uint64, subtree *store.Sub
 }
 
 func (l *Ledger) proof(index uint64, subtree *store.Subtree) (merkle.Proof, error) {
-	l.treeMu.RLock()
-	defer l.treeMu.RUnlock()
-	path, err := l.tree.Inclusion(index, subtree.Tree)
+	l.entries.mu.RLock()
+	defer l.entries.mu.RUnlock()
+	path, err := l.entries.tree.Inclusion(index, subtree.Tree)
 	if err != nil {
 		return merkle.Proof{}, err
 	}
@@ -462,34 +461,6 @@ func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) error {
 	}
 	c.Sign(sig)
 	return l.commit(ctx, func(tx *store.Tx) error { return tx.SignCRL(c.Head().Number, sig) })
-}
-
-// runCheckpoint states the log's size and root at this second.
-func (l *Ledger) runCheckpoint(ctx context.Context) error {
-	l.treeMu.RLock()
-	c := &store.Checkpoint{Size: l.tree.Size(), Root: l.tree.Root(), At: time.Unix(l.Now().Unix(), 0).UTC()}
-	l.treeMu.RUnlock()
-	err := l.commit(ctx, func(tx *store.Tx) error {
-		last, err := tx.LatestCheckpoint(l.log)
-		if err == nil && last.Size == c.Size && !c.At.After(last.At) {
-			c = nil // this second has its checkpoint
-			return nil
-		}
-		return tx.InsertCheckpoint(l.log, c)
-	})
-	if err != nil || c == nil {
-		return err
-	}
-	return l.signCheckpoint(ctx, c)
-}
-
-func (l *Ledger) signCheckpoint(ctx context.Context, c *store.Checkpoint) error {
-	sig, err := l.sign(ctx, chancery.NewCheckpoint(l.ca, l.logNo, c.Size, c.Root, c.At))
-	if err != nil {
-		return err
-	}
-	c.Signature = sig
-	return l.commit(ctx, func(tx *store.Tx) error { return tx.SignCheckpoint(l.log, c) })
 }
 
 // Certificate puts the certificate at a place of the log together again, the

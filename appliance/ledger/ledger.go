@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/logs"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
 )
@@ -71,9 +72,10 @@ type Ledger struct {
 	recent  []*chancery.CRL // the lists before current that deltas start from
 	changed chan struct{}   // closed when current is replaced
 
-	// treeMu guards the tree: the job appends to it, readers prove with it.
-	treeMu sync.RWMutex
-	tree   merkle.Tree
+	entries lockedTree // over the issuance log's entries, which the job appends
+	deeds   lockedTree // over the audit log's, as far as a checkpoint went
+
+	issuance, audit *Public
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -99,6 +101,9 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		changed: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	if err := l.public(); err != nil {
+		return nil, err
+	}
 	if err := l.load(ctx); err != nil {
 		return nil, err
 	}
@@ -112,6 +117,36 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		}
 	}
 	return l, nil
+}
+
+// public sets up what is shown of the logs.
+func (l *Ledger) public() error {
+	issuance, err := logs.Issuance(l.Pointer.Current(), l.logNo)
+	if err != nil {
+		return err
+	}
+	audit, err := logs.Audit(l.fleet, l.Pointer.Current())
+	if err != nil {
+		return err
+	}
+	l.issuance = &Public{Log: issuance, hashes: &l.entries, entries: func(ctx context.Context, from uint64, limit int) (list [][]byte, err error) {
+		err = l.Store.View(ctx, func(tx *store.Tx) error {
+			entries, err := tx.Entries(l.log, from, limit)
+			for i := range entries {
+				list = append(list, entries[i].Entry)
+			}
+			return err
+		})
+		return list, err
+	}}
+	l.audit = &Public{Log: audit, hashes: &l.deeds, entries: func(ctx context.Context, from uint64, limit int) (list [][]byte, err error) {
+		err = l.Store.View(ctx, func(tx *store.Tx) error {
+			list, err = tx.AuditEntries(l.log.CA, from, limit)
+			return err
+		})
+		return list, err
+	}}
+	return nil
 }
 
 // Close ends the job loop. A job that waits for the token is abandoned where
@@ -135,13 +170,14 @@ func (l *Ledger) load(ctx context.Context) error {
 
 // loadTree appends the leaves that are stored and not in the tree.
 func (l *Ledger) loadTree(ctx context.Context) error {
-	l.treeMu.Lock()
-	defer l.treeMu.Unlock()
+	l.entries.mu.Lock()
+	defer l.entries.mu.Unlock()
+	tree := &l.entries.tree
 	return l.Store.View(ctx, func(tx *store.Tx) error {
 		var stored uint64
 		err := tx.Leaves(l.log, func(h merkle.Hash) {
-			if stored++; stored > l.tree.Size() {
-				l.tree.Append(h)
+			if stored++; stored > tree.Size() {
+				tree.Append(h)
 			}
 		})
 		if err != nil {
@@ -151,8 +187,8 @@ func (l *Ledger) loadTree(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if size != stored || size != l.tree.Size() {
-			return fmt.Errorf("ledger: log %s/%d has a gap: %d entries, next index %d, %d in the tree", l.log.CA, l.log.Number, stored, size, l.tree.Size())
+		if size != stored || size != tree.Size() {
+			return fmt.Errorf("ledger: log %s/%d has a gap: %d entries, next index %d, %d in the tree", l.log.CA, l.log.Number, stored, size, tree.Size())
 		}
 		return nil
 	})
@@ -189,15 +225,11 @@ func (l *Ledger) loadCRLs(ctx context.Context) error {
 }
 
 // signLeftovers signs the subtrees and checkpoints that were fixed and not
-// signed.
+// signed, and shows the newest checkpoints.
 func (l *Ledger) signLeftovers(ctx context.Context) error {
 	var subtrees []store.Subtree
-	var checkpoints []store.Checkpoint
 	err := l.Store.View(ctx, func(tx *store.Tx) (err error) {
-		if subtrees, err = tx.UnsignedSubtrees(l.log); err != nil {
-			return err
-		}
-		checkpoints, err = tx.UnsignedCheckpoints(l.log)
+		subtrees, err = tx.UnsignedSubtrees(l.log)
 		return err
 	})
 	if err != nil {
@@ -208,8 +240,8 @@ func (l *Ledger) signLeftovers(ctx context.Context) error {
 			return err
 		}
 	}
-	for i := range checkpoints {
-		if err := l.signCheckpoint(ctx, &checkpoints[i]); err != nil {
+	for _, c := range []checkpoints{l.ofIssuance(), l.ofAudit()} {
+		if err := c.resume(ctx); err != nil {
 			return err
 		}
 	}
@@ -262,8 +294,4 @@ func (l *Ledger) setCRL(c *chancery.CRL) {
 func (l *Ledger) Log() store.Log { return l.log }
 
 // Size returns how many entries the log has.
-func (l *Ledger) Size() uint64 {
-	l.treeMu.RLock()
-	defer l.treeMu.RUnlock()
-	return l.tree.Size()
-}
+func (l *Ledger) Size() uint64 { return l.entries.size() }

@@ -18,6 +18,8 @@ import (
 var sources = map[string]string{
 	"chancery":  "../..",
 	"merkle":    "../../merkle",
+	"tlog":      "../../merkle/tlog",
+	"logs":      "../../appliance/logs",
 	"tpm":       "../../tpm",
 	"mesh":      "../../agent/mesh",
 	"evidence":  "../../appliance/evidence",

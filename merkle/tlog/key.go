@@ -2,6 +2,7 @@ package tlog
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -34,7 +35,18 @@ const (
 	// a timestamp. The type is of this package, since no document has one (see
 	// the package comment).
 	Cosigner Kind = 0xff
+
+	// Named is an ECDSA signature over a message that only its users know, see
+	// [NewNamedKey]. In a note and in a verifier key its type is 0xff too, with
+	// another name than that of a Cosigner; the number here is of no meaning
+	// elsewhere.
+	Named Kind = 0
 )
+
+// otherType is the type of signatures that signed-note has no number for. In
+// key IDs and verifier keys the name of the type follows, and then the key
+// ("Signature types").
+const otherType = 0xff
 
 // cosignerType follows the byte 0xff in key IDs and verifier keys, and is
 // followed by the DER SubjectPublicKeyInfo.
@@ -48,10 +60,12 @@ type Key struct {
 	kind Kind
 
 	ed25519  ed25519.PublicKey    // Ed25519 and CosignatureV1
-	ecdsa    *ecdsa.PublicKey     // Cosigner
+	ecdsa    *ecdsa.PublicKey     // Cosigner and Named
 	cosigner merkle.TrustAnchorID // Cosigner
+	message  Message              // Named
 
 	encoded []byte // type and public key
+	public  string // the public key alone
 }
 
 // NewLogKey returns the Ed25519 key of a log. The name is to be the log's
@@ -70,7 +84,7 @@ func newEd25519(name string, kind Kind, public ed25519.PublicKey) (*Key, error) 
 	if len(public) != ed25519.PublicKeySize {
 		return nil, malformed("Ed25519 key of %d bytes, want %d", len(public), ed25519.PublicKeySize)
 	}
-	k := &Key{name: name, kind: kind, ed25519: bytes.Clone(public)}
+	k := &Key{name: name, kind: kind, ed25519: bytes.Clone(public), public: string(public)}
 	k.encoded = append([]byte{byte(kind)}, public...)
 	return k.finish()
 }
@@ -82,6 +96,33 @@ func NewCosignerKey(id merkle.TrustAnchorID, public *ecdsa.PublicKey) (*Key, err
 	if id.IsZero() {
 		return nil, malformed("cosigner without an ID")
 	}
+	return newECDSA(&Key{name: id.Origin(), kind: Cosigner, cosigner: id}, cosignerType, public)
+}
+
+// A Message returns the exact bytes that a key of type [Named] signs about a
+// checkpoint at a time, in seconds since 1970, and nil for a checkpoint about
+// which it does not speak. It has no state: the same arguments, the same bytes.
+// What one key may sign besides must not be told from them by the verifier's
+// good will: they begin with a label of their own.
+type Message func(c *Checkpoint, time uint64) []byte
+
+// NewNamedKey returns an ECDSA key of a signature type that is its users' own,
+// P-256 with SHA-256 or P-384 with SHA-384. The type's name is best a URL
+// without a scheme, with a version (signed-note, "Signature types"). The
+// signature stands in a note as that of a [Cosigner] does: the time, 8 bytes,
+// and DER. [ParseKey] does not know the message and so does not parse what
+// [Key.String] returns of such a key.
+func NewNamedKey(name, typeName string, public *ecdsa.PublicKey, message Message) (*Key, error) {
+	if message == nil {
+		return nil, malformed("key of %q without a message to sign", name)
+	}
+	if err := checkName(typeName); err != nil || typeName == cosignerType {
+		return nil, malformed("%.80q is not the name of a signature type of one's own", typeName)
+	}
+	return newECDSA(&Key{name: name, kind: Named, message: message}, typeName, public)
+}
+
+func newECDSA(k *Key, typeName string, public *ecdsa.PublicKey) (*Key, error) {
 	if public == nil || public.Curve != elliptic.P256() && public.Curve != elliptic.P384() {
 		return nil, malformed("cosigner's key is neither P-256 nor P-384")
 	}
@@ -90,8 +131,8 @@ func NewCosignerKey(id merkle.TrustAnchorID, public *ecdsa.PublicKey) (*Key, err
 		return nil, malformed("cosigner's key: %v", err)
 	}
 	own := *public
-	k := &Key{name: id.Origin(), kind: Cosigner, ecdsa: &own, cosigner: id}
-	k.encoded = append([]byte{byte(Cosigner)}, cosignerType...)
+	k.ecdsa, k.public = &own, string(spki)
+	k.encoded = append([]byte{otherType}, typeName...)
 	k.encoded = append(k.encoded, spki...)
 	return k.finish()
 }
@@ -116,6 +157,19 @@ func (k *Key) ID() uint32 { return k.id }
 
 // Kind is the type of the key's signatures.
 func (k *Key) Kind() Kind { return k.kind }
+
+// CosignerID is the ID under which a key of type [Cosigner] signs in
+// certificates, the zero value for other keys.
+func (k *Key) CosignerID() merkle.TrustAnchorID { return k.cosigner }
+
+// Public returns the public half: an ed25519.PublicKey or an *ecdsa.PublicKey.
+func (k *Key) Public() crypto.PublicKey {
+	if k.ecdsa != nil {
+		own := *k.ecdsa
+		return &own
+	}
+	return ed25519.PublicKey(bytes.Clone(k.ed25519))
+}
 
 // made tells whether a signature claims to be the key's.
 func (k *Key) made(s Signature) bool { return s.Name == k.name && s.ID == k.id }

@@ -31,11 +31,10 @@ func NewPolicy(origin string, log, witnesses []*Key, quorum int) (*Policy, error
 	seen := map[string]bool{}
 	for _, k := range append(append([]*Key{}, log...), witnesses...) {
 		// One key under two names must not count as two witnesses.
-		if public := string(k.encoded[1:]); seen[public] {
+		if seen[k.public] {
 			return nil, malformed("policy for %s has the key of %s twice", origin, k.name)
-		} else {
-			seen[public] = true
 		}
+		seen[k.public] = true
 	}
 	for _, k := range witnesses {
 		if k.kind == Ed25519 {

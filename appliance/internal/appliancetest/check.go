@@ -2,6 +2,7 @@ package appliancetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
+	"github.com/chancery-pki/chancery/merkle/tlog"
 )
 
 // A Holder is somebody who looks at a coordinator's log from time to time and
@@ -24,13 +26,14 @@ type Holder struct {
 	certificates [][]byte // by index
 	size         uint64
 	root         merkle.Hash
-	lists        []*chancery.CRL // those that it held, the newest last
+	lists        []*chancery.CRL           // those that it held, the newest last
+	followers    map[string]*tlog.Follower // by the log's origin
 }
 
 // NewHolder returns a holder that saw nothing yet.
 func NewHolder(t testing.TB, p *chancery.Pointer) *Holder {
 	k := p.Current()
-	return &Holder{t: t, pointer: p, ca: &merkle.CA{
+	return &Holder{t: t, pointer: p, followers: map[string]*tlog.Follower{}, ca: &merkle.CA{
 		ID: k.ID, PublicKey: k.Key.ECDSA(), MinSerial: serial(t, k.Logs[0], 0), MaxSerial: serial(t, k.Log(), 1<<48-1),
 		NotBefore: k.Created, NotAfter: k.Created.AddDate(100, 0, 0),
 	}}
@@ -52,12 +55,16 @@ func serial(t testing.TB, log uint16, index uint64) merkle.Serial {
 //     that is part of the present tree, and so is the tree that was seen last;
 //   - lists rise by one, each with the hash of the one before, and whoever
 //     holds one of those that are kept, or none, gets to the current one;
+//   - what is shown of the issuance log and of the audit log continues what was
+//     shown before, and every entry of the audit log is one;
 //   - the current list names no certificate that is not revoked;
 //   - nothing waits for CA:SK.
 func (h *Holder) Check(s *store.Store, l *ledger.Ledger, now time.Time) {
 	h.t.Helper()
 	tree := h.checkEntries(s, l)
 	h.checkSubtrees(s, l, tree)
+	h.follow(l.Issuance(), func([]byte) error { return nil })
+	h.follow(l.Audit(), func(e []byte) error { _, err := chancery.ParseAuditEntry(e); return err })
 	h.checkCRLs(s, l, now)
 	if old, err := tree.Subtree(merkle.Subtree{End: h.size}); err != nil || old != h.root && h.size > 0 {
 		h.t.Errorf("the tree of %d entries that was there before is not part of the present one: %v", h.size, err)
@@ -187,6 +194,45 @@ func (h *Holder) checkCheckpoint(c *store.Checkpoint, tree *merkle.Tree) {
 	}
 	if root, err := tree.Subtree(merkle.Subtree{End: c.Size}); err != nil || root != c.Root {
 		h.t.Errorf("checkpoint of %d has root %s, the log %s, %v", c.Size, c.Root, root, err)
+	}
+}
+
+// reader is a log as it is shown, without HTTP.
+type reader struct{ *ledger.Public }
+
+func (r reader) ReadTile(ctx context.Context, t tlog.Tile) ([]byte, error) { return r.Tile(ctx, t) }
+
+// follow goes on to the newest checkpoint of a log, and reads all of it.
+func (h *Holder) follow(log *ledger.Public, each func(entry []byte) error) {
+	h.t.Helper()
+	note := log.Checkpoint()
+	if note == nil {
+		return
+	}
+	f := h.followers[log.Origin]
+	if f == nil {
+		policy, err := tlog.NewPolicy(log.Origin, []*tlog.Key{log.Key}, nil, 0)
+		if err == nil {
+			f, err = tlog.NewFollower(policy, nil, nil)
+		}
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		h.followers[log.Origin] = f
+	}
+	tree, err := f.Advance(context.Background(), reader{log}, note)
+	if err != nil {
+		h.t.Errorf("%s: %v", log.Origin, err)
+		return
+	}
+	for e, err := range tree.Entries(context.Background(), 0, tree.Size()) {
+		if err == nil {
+			err = each(e)
+		}
+		if err != nil {
+			h.t.Errorf("%s: %v", log.Origin, err)
+			return
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ type Coordinator struct {
 	Approval  *Signer
 	Pointer   *chancery.Pointer
 	Store     *store.Store
+	File      string // of the store
 	Ledger    *ledger.Ledger
 	Authority *authority.Authority
 	Config    authority.Config // of Authority
@@ -47,7 +48,8 @@ func New(t testing.TB, simulators *x509.CertPool, edit ...func(*authority.Config
 	c.Pointer = Pointer(t, c.CA, c.Approval.PublicKey(), c.Clock.Now())
 	c.holder = NewHolder(t, c.Pointer)
 	var err error
-	if c.Store, err = store.Open(t.Context(), filepath.Join(t.TempDir(), "store.db")); err != nil {
+	c.File = filepath.Join(t.TempDir(), "store.db")
+	if c.Store, err = store.Open(t.Context(), c.File); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -119,7 +121,7 @@ func (c *Coordinator) Token(names string, edit ...func(*authority.TokenRequest))
 	for _, e := range edit {
 		e(&r)
 	}
-	token, _, err := c.Authority.CreateToken(c.t.Context(), r)
+	token, _, err := c.Authority.CreateToken(c.t.Context(), "op", r)
 	if err != nil {
 		c.t.Fatal(err)
 	}
