@@ -41,13 +41,8 @@ func (a *app) call(ctx context.Context, method, path string, in, out any) error 
 		},
 	}}
 	resp, err := client.Do(req)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return &notRunningError{a.data}
-	case errors.Is(err, fs.ErrPermission):
-		return cli.Failure("run this as the user that the coordinator runs as", "%s may not be opened by this user", a.data.socket())
-	case err != nil:
-		return err
+	if err != nil {
+		return a.data.unreachable(err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 128<<20))
@@ -65,6 +60,17 @@ func (a *app) call(ctx context.Context, method, path string, in, out any) error 
 		return nil
 	}
 	return json.Unmarshal(b, out)
+}
+
+// unreachable says why the admin socket cannot be opened, if that is why.
+func (d dataDir) unreachable(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
+		return &notRunningError{d}
+	case errors.Is(err, fs.ErrPermission):
+		return cli.Failure("run this as the user that the coordinator runs as", "%s may not be opened by this user", d.socket())
+	}
+	return err
 }
 
 // A notRunningError is a data directory in which no coordinator runs.

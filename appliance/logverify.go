@@ -26,6 +26,13 @@ that the newest checkpoint is the log's.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.verifyLog(c.Context()) },
 	})
+	c.AddCommand(a.proveCommand(), a.followCommand(false))
+	return c
+}
+
+func (a *app) auditCommand() *cobra.Command {
+	c := &cobra.Command{Use: "audit", Short: "The audit log: what operators did"}
+	c.AddCommand(a.followCommand(true))
 	return c
 }
 
