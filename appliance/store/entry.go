@@ -59,7 +59,9 @@ func (t *Tx) Entries(l Log, from uint64, limit int) ([]Entry, error) {
 
 // EntriesOf returns a node's entries in a log.
 func (t *Tx) EntriesOf(l Log, id chancery.NodeID) ([]Entry, error) {
-	return all(t, `SELECT `+entryColumns+` FROM entries WHERE ca = ? AND log = ? AND node_id = ? ORDER BY idx`, []any{l.CA, l.Number, id[:]},
+	// Not "ca = ?": with it SQLite goes through all of the log by its primary
+	// key instead of to the node by entries_node.
+	return all(t, `SELECT `+entryColumns+` FROM entries WHERE ca || '' = ? AND log = ? AND node_id = ? ORDER BY idx`, []any{l.CA, l.Number, id[:]},
 		func(r *sql.Rows) (e Entry, err error) { return e, r.Scan(e.dest()...) })
 }
 
