@@ -31,6 +31,12 @@ func (p *problem) ContentType(string) string { return "application/problem+json"
 func init() {
 	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
 		p := &problem{chancery.Problem{Title: http.StatusText(status), Status: status, Detail: msg, Code: "invalid"}}
+		switch status {
+		case http.StatusTooManyRequests:
+			p.Code, p.Hint = "rate", "wait as long as Retry-After says"
+		case http.StatusServiceUnavailable:
+			p.Code, p.Hint = "busy", "wait as long as Retry-After says"
+		}
 		for _, err := range errs {
 			if err != nil {
 				p.Detail = fmt.Sprintf("%s; %v", p.Detail, err)

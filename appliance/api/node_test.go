@@ -292,7 +292,7 @@ func TestRate(t *testing.T) {
 	answer := ok[chancery.Answer](a, "POST", "/v1/enroll", n.Connection(a.exporter()))
 	for _, path := range []string{"/v1/enroll", "/v1/renew", "/v1/reseal", "/v1/enroll/" + answer.Intake} {
 		r := a.call("POST", path, struct{}{})
-		r.wantProblem(t, path, http.StatusTooManyRequests, "invalid")
+		r.wantProblem(t, path, http.StatusTooManyRequests, "rate")
 		if r.header.Get("Retry-After") == "" {
 			t.Error("no Retry-After")
 		}
@@ -328,7 +328,7 @@ func TestInFlight(t *testing.T) {
 	for deadline := time.Now().Add(time.Minute); full.status == http.StatusBadRequest && time.Now().Before(deadline); full = ask() {
 		full.wantProblem(t, "while there is room", http.StatusBadRequest, "malformed")
 	}
-	full.wantProblem(t, "one too many", http.StatusServiceUnavailable, "invalid")
+	full.wantProblem(t, "one too many", http.StatusServiceUnavailable, "busy")
 	if full.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}

@@ -117,7 +117,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 func nodeInfo(n *store.Node) NodeInfo {
 	return NodeInfo{Name: n.Name, NodeID: n.ID.String(), State: n.State, Assurance: n.Assurance.String(), Simulator: n.Simulator, Sealed: n.Seal != nil,
-		Roles: n.Roles, Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, Address: n.Address,
+		Roles: append([]string{}, n.Roles...), Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, Address: n.Address,
 		Rule: n.Rule, Held: n.Held, Attested: n.Attested, Epoch: n.Epoch, Retire: n.Retire}
 }
 
@@ -146,7 +146,7 @@ func (a *Admin) nodeList(ctx context.Context) (list []NodeInfo, err error) {
 
 func pendingInfo(tx *store.Tx, p *store.Intake) (n NodeInfo, err error) {
 	n = NodeInfo{Name: p.Name, NodeID: p.NodeID.String(), State: "pending", Assurance: p.Facts.Assurance.String(), Simulator: p.Facts.Simulator,
-		Roles: p.Facts.Roles, EK: hex.EncodeToString(p.Facts.EKDigest[:]), Enrolled: p.Created, Rule: p.Facts.Rule, Wanted: p.Facts.Approvals}
+		Roles: append([]string{}, p.Facts.Roles...), EK: hex.EncodeToString(p.Facts.EKDigest[:]), Enrolled: p.Created, Rule: p.Facts.Rule, Wanted: p.Facts.Approvals}
 	if p.Request != nil {
 		n.Sealed, n.Chip = p.Request.Sealing != nil, p.Request.Chip
 	}
