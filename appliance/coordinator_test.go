@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery/internal/child"
+	"github.com/chancery-pki/chancery/internal/scripttest"
 )
 
 // A coordinator is a process on a data directory that can be killed and
@@ -69,7 +70,7 @@ func (c *coordinator) start() error {
 
 // ready waits until the coordinator serves nodes and operators.
 func (c *coordinator) ready() error {
-	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(scripttest.Patience); ; time.Sleep(2 * time.Millisecond) {
 		err := ask(c.dir, "GET", "/v1/status", nil, nil)
 		if err == nil {
 			return nil

@@ -22,6 +22,7 @@ import (
 	"github.com/chancery-pki/chancery"
 	nodes "github.com/chancery-pki/chancery/agent/coordinator"
 	"github.com/chancery-pki/chancery/appliance/api"
+	"github.com/chancery-pki/chancery/internal/scripttest"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 
@@ -229,7 +230,7 @@ func (s *storm) round(revokeNode bool) {
 	if m.event != "" {
 		select {
 		case <-reached:
-		case <-time.After(patience):
+		case <-time.After(scripttest.Patience):
 			s.t.Fatalf("%s: not %d times", m.event, m.n)
 		}
 	}
@@ -316,7 +317,7 @@ func (s *storm) revoke(random *rand.Rand, victim string, over *atomic.Bool) {
 func (s *storm) follow(over *atomic.Bool) {
 	var conn *nodes.Conn
 	for !over.Load() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), scripttest.Patience)
 		err := error(nil)
 		if conn == nil {
 			conn, err = nodes.Dial(ctx, s.witness.pointer, nil)

@@ -12,6 +12,7 @@ import (
 	nodes "github.com/chancery-pki/chancery/agent/coordinator"
 	"github.com/chancery-pki/chancery/agent/join"
 	"github.com/chancery-pki/chancery/agent/state"
+	"github.com/chancery-pki/chancery/internal/scripttest"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
 	"github.com/chancery-pki/chancery/tpm"
 )
@@ -62,7 +63,7 @@ func (m *machine) off() error {
 // enrol gets a certificate, and is told of one by the witness as soon as it is
 // in hand. A first attempt that was cut off after N:S was sent is taken up.
 func (m *machine) enrol(w *witness, token *chancery.Token) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), scripttest.Patience)
 	defer cancel()
 	conn, err := nodes.Dial(ctx, w.pointer, nil)
 	if err != nil {

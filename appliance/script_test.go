@@ -10,19 +10,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/chancery-pki/chancery/internal/scripttest"
 	"github.com/chancery-pki/chancery/merkle"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
@@ -83,121 +80,14 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", env.Getenv("PATH")+string(filepath.ListSeparator)+programs)
 			return err
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "until": until, "above": above, "json": jsonValue, "keys": jsonKeys, "let": let, "mode": mode,
+		Cmds: scripttest.Commands(map[string]scripttest.Command{
 			"chip": chip, "extend": extend, "extended": extended, "fetch": fetch, "vector": vector, "flip": flip,
-		},
+		}),
 	})
-}
-
-// usage ends a script that uses a command in a wrong way.
-func usage(ts *testscript.TestScript, ok bool, text string) {
-	if !ok {
-		ts.Fatalf("usage: %s", text)
-	}
-}
-
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 1, "exits CODE PROGRAM...")
-	code := 0
-	err := ts.Exec(args[1], args[2:]...)
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		code, err = exit.ExitCode(), nil
-	}
-	ts.Check(err)
-	if strconv.Itoa(code) != args[0] {
-		ts.Fatalf("exit code %d, want %s", code, args[0])
-	}
-}
-
-// patience is how long anything may take. It is not a measure: a machine that
-// is busy is no failure.
-const patience = 60 * time.Second
-
-func until(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 0, "until PROGRAM...")
-	repeat(ts, func() bool { return ts.Exec(args[0], args[1:]...) == nil })
-}
-
-func above(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 2, "above PATH N PROGRAM...")
-	floor, err := strconv.Atoi(args[1])
-	ts.Check(err)
-	repeat(ts, func() bool {
-		ts.Check(ts.Exec(args[2], args[3:]...))
-		n, err := strconv.Atoi(fmt.Sprint(lookUp(ts, args[0])))
-		ts.Check(err)
-		return n > floor
-	})
-}
-
-func repeat(ts *testscript.TestScript, done func() bool) {
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			ts.Fatalf("not within %s", patience)
-		}
-	}
-}
-
-// lookUp returns what is at a path in the JSON on standard output.
-func lookUp(ts *testscript.TestScript, path string) any {
-	d := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
-	d.UseNumber()
-	var v any
-	ts.Check(d.Decode(&v))
-	for name := range strings.SplitSeq(strings.TrimPrefix(path, "."), ".") {
-		switch in := v.(type) {
-		case map[string]any:
-			if name != "" {
-				v = in[name]
-			}
-		case []any:
-			if name == "length" {
-				v = len(in)
-			} else if i, err := strconv.Atoi(name); err == nil && i < len(in) {
-				v = in[i]
-			} else if name != "" {
-				v = nil
-			}
-		default:
-			return nil
-		}
-	}
-	return v
-}
-
-func jsonValue(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, len(args) == 2, "json PATH VALUE")
-	if got := fmt.Sprint(lookUp(ts, args[0])); (got == args[1]) == neg {
-		ts.Fatalf("%s is %s, want %s", args[0], got, args[1])
-	}
-}
-
-func jsonKeys(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 1, "keys PATH NAME...")
-	object, _ := lookUp(ts, args[0]).(map[string]any)
-	got, want := slices.Sorted(maps.Keys(object)), slices.Sorted(slices.Values(args[1:]))
-	if !slices.Equal(got, want) {
-		ts.Fatalf("members of %s are %v, want %v", args[0], got, want)
-	}
-}
-
-func let(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "let VAR PATH")
-	ts.Setenv(args[0], fmt.Sprint(lookUp(ts, args[1])))
-}
-
-func mode(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "mode PERM FILE")
-	info, err := os.Stat(ts.MkAbs(args[1]))
-	ts.Check(err)
-	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
-		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
-	}
 }
 
 func chip(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 1, "chip VAR")
+	scripttest.Usage(ts, !neg && len(args) == 1, "chip VAR")
 	work := ts.Getenv("WORK")
 	state, err := swtpm.Manufacture(filepath.Join(work, "chips"), args[0], filepath.Join(work, "manufacturer"))
 	ts.Check(err)
@@ -208,7 +98,7 @@ func chip(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func extend(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "extend DEVICE PCR")
+	scripttest.Usage(ts, !neg && len(args) == 2, "extend DEVICE PCR")
 	pcr, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	chip, err := tpm.Open(args[0])
@@ -218,7 +108,7 @@ func extend(ts *testscript.TestScript, neg bool, args []string) {
 
 // extended prints what a PCR would be after one more extend.
 func extended(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "extended DEVICE PCR")
+	scripttest.Usage(ts, !neg && len(args) == 2, "extended DEVICE PCR")
 	pcr, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	chip, err := tpm.Open(args[0])
@@ -231,8 +121,8 @@ func extended(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func fetch(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "fetch PATH FILE")
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+	scripttest.Usage(ts, !neg && len(args) == 2, "fetch PATH FILE")
+	client := &http.Client{Timeout: scripttest.Patience, Transport: &http.Transport{DisableKeepAlives: true,
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // what is fetched proves itself
 	resp, err := client.Get(ts.Getenv("URL") + args[0])
 	ts.Check(err)
@@ -246,7 +136,7 @@ func fetch(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func vector(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "vector NAME FILE")
+	scripttest.Usage(ts, !neg && len(args) == 2, "vector NAME FILE")
 	file, err := os.ReadFile("../testdata/vectors/v1.json")
 	ts.Check(err)
 	var vectors struct {
@@ -262,7 +152,7 @@ func vector(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func flip(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 3, "flip tbs|proof|signature IN OUT")
+	scripttest.Usage(ts, !neg && len(args) == 3, "flip tbs|proof|signature IN OUT")
 	block, _ := pem.Decode([]byte(ts.ReadFile(args[1])))
 	if block == nil {
 		ts.Fatalf("%s is not PEM", args[1])

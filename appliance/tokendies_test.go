@@ -12,6 +12,7 @@ import (
 
 	"github.com/chancery-pki/chancery/appliance/api"
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/internal/scripttest"
 	"github.com/chancery-pki/chancery/simulator/p11kit"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 )
@@ -120,9 +121,9 @@ func TestTokenDies(t *testing.T) {
 // eventually waits for something that has to happen.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(scripttest.Patience); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", patience, what)
+			t.Fatalf("not within %s: %s", scripttest.Patience, what)
 		}
 	}
 }

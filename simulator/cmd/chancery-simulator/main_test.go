@@ -1,23 +1,17 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/internal/scripttest"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 )
 
@@ -66,14 +60,12 @@ func TestScripts(t *testing.T) {
 			env.Setenv("OTHER", other.Pin())
 			return os.WriteFile(filepath.Join(env.WorkDir, "other-token"), []byte(chancery.NewToken(other).Reveal()+"\n"), 0o600)
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"coordinator": coordinate, "exits": exits, "until": until, "above": above, "json": jsonValue, "keys": jsonKeys,
-		},
+		Cmds: scripttest.Commands(map[string]scripttest.Command{"coordinator": coordinate}),
 	})
 }
 
 func coordinate(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 1, "coordinator RATE")
+	scripttest.Usage(ts, !neg && len(args) == 1, "coordinator RATE")
 	ts.Check(ts.Exec("chancery", "init", "--simulator", "--url", ts.Getenv("URL"), "--listen", ts.Getenv("ADDR"), "--simulator-roots", "maker/makers.pem"))
 	before, after, ok := strings.Cut(ts.ReadFile("data/chancery.toml"), "enroll_rate = 20.0\n")
 	if !ok {
@@ -81,96 +73,4 @@ func coordinate(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(os.WriteFile(ts.MkAbs("data/chancery.toml"), []byte(before+"enroll_rate = "+args[0]+".0\n"+after), 0o600))
 	ts.Value("listener").(net.Listener).Close()
-}
-
-// usage ends a script that uses a command in a wrong way.
-func usage(ts *testscript.TestScript, ok bool, text string) {
-	if !ok {
-		ts.Fatalf("usage: %s", text)
-	}
-}
-
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 1, "exits CODE PROGRAM...")
-	code := 0
-	err := ts.Exec(args[1], args[2:]...)
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		code, err = exit.ExitCode(), nil
-	}
-	ts.Check(err)
-	if strconv.Itoa(code) != args[0] {
-		ts.Fatalf("exit code %d, want %s", code, args[0])
-	}
-}
-
-// patience is how long anything may take. It is not a measure: a machine that
-// is busy is no failure.
-const patience = 60 * time.Second
-
-func until(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 0, "until PROGRAM...")
-	repeat(ts, func() bool { return ts.Exec(args[0], args[1:]...) == nil })
-}
-
-func above(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 2, "above PATH N PROGRAM...")
-	floor, err := strconv.Atoi(args[1])
-	ts.Check(err)
-	repeat(ts, func() bool {
-		ts.Check(ts.Exec(args[2], args[3:]...))
-		n, err := strconv.Atoi(fmt.Sprint(lookUp(ts, args[0])))
-		ts.Check(err)
-		return n > floor
-	})
-}
-
-func repeat(ts *testscript.TestScript, done func() bool) {
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			ts.Fatalf("not within %s", patience)
-		}
-	}
-}
-
-// lookUp returns what is at a path in the JSON on standard output.
-func lookUp(ts *testscript.TestScript, path string) any {
-	d := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
-	d.UseNumber()
-	var v any
-	ts.Check(d.Decode(&v))
-	for name := range strings.SplitSeq(strings.TrimPrefix(path, "."), ".") {
-		switch in := v.(type) {
-		case map[string]any:
-			if name != "" {
-				v = in[name]
-			}
-		case []any:
-			if name == "length" {
-				v = len(in)
-			} else if i, err := strconv.Atoi(name); err == nil && i < len(in) {
-				v = in[i]
-			} else if name != "" {
-				v = nil
-			}
-		default:
-			return nil
-		}
-	}
-	return v
-}
-
-func jsonValue(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, len(args) == 2, "json PATH VALUE")
-	if got := fmt.Sprint(lookUp(ts, args[0])); (got == args[1]) == neg {
-		ts.Fatalf("%s is %s, want %s", args[0], got, args[1])
-	}
-}
-
-func jsonKeys(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 1, "keys PATH NAME...")
-	object, _ := lookUp(ts, args[0]).(map[string]any)
-	got, want := slices.Sorted(maps.Keys(object)), slices.Sorted(slices.Values(args[1:]))
-	if !slices.Equal(got, want) {
-		ts.Fatalf("members of %s are %v, want %v", args[0], got, want)
-	}
 }
