@@ -79,7 +79,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 
-	l, err := ledger.Open(ctx, ledger.Config{Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), Now: time.Now, Logger: logger})
+	l, err := ledger.Open(ctx, ledger.Config{Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), DNSSuffix: config.DNSSuffix, Now: time.Now, Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, Now: time.Now, Roots: roots, Policy: rules, Logger: logger,
-		Life: time.Duration(config.CertificateLife), ReattestWindow: time.Duration(config.ReattestWindow), DNSSuffix: config.DNSSuffix})
+		Life: time.Duration(config.CertificateLife), ReattestWindow: time.Duration(config.ReattestWindow)})
 	if err != nil {
 		return cli.Usage("", "%s: %v", a.data.config(), err)
 	}

@@ -45,8 +45,6 @@ type Config struct {
 	// ReattestWindow is how long after its last certificate expired a node
 	// may come back without a token.
 	ReattestWindow time.Duration
-	// DNSSuffix, if not empty, gives every node the DNS name NAME.SUFFIX.
-	DNSSuffix string
 }
 
 // An Authority applies the rules. Its methods may be called concurrently.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/evidence"
+	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/policy"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/tpm"
@@ -64,6 +65,9 @@ func (c *connection) form(context.Context) error {
 		return err
 	}
 	if err := chancery.ValidateName(c.req.Name); err != nil {
+		return refuse(400, "bad-name", "choose another name with --name", "%v", err)
+	}
+	if err := lint.CheckName(c.req.Name); err != nil { // N:C could not have it
 		return refuse(400, "bad-name", "choose another name with --name", "%v", err)
 	}
 	return nil

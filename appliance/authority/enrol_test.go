@@ -17,7 +17,7 @@ import (
 func TestEnrol(t *testing.T) {
 	for name, sealed := range map[string]bool{"sealed": true, "unsealed": false} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, func(c *authority.Config) { c.DNSSuffix = "nodes.example" })
+			w := newWorld(t)
 			n := w.node("edge-1", sealed)
 			var nc *chancery.Certificate
 			w.WantSpent(2, func() { nc = w.enrol(n) })
@@ -26,7 +26,7 @@ func TestEnrol(t *testing.T) {
 			fleet := w.Pointer.FleetID()
 			now := w.Clock.Now()
 			want := chancery.Subject{
-				Name: "edge-1", TrustDomain: appliancetest.TrustDomain, DNSNames: []string{"edge-1.nodes.example"}, Roles: []string{"web"},
+				Name: "edge-1", TrustDomain: appliancetest.TrustDomain, DNSNames: []string{"edge-1." + appliancetest.DNSSuffix}, Roles: []string{"web"},
 				Assurance: chancery.Assurance{Level: chancery.AssuranceEK, Simulator: true, EKDigest: chancery.EKDigest(fleet, n.EK.SPKI)},
 			}
 			if nc.Name != want.Name || nc.TrustDomain != want.TrustDomain || !slices.Equal(nc.DNSNames, want.DNSNames) || !slices.Equal(nc.Roles, want.Roles) ||

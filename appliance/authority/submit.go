@@ -10,6 +10,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/evidence"
+	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/policy"
 	"github.com/chancery-pki/chancery/appliance/secondopinion"
 	"github.com/chancery-pki/chancery/appliance/store"
@@ -241,9 +242,19 @@ func (a *Authority) issue(ctx context.Context, in *store.Intake) (*chancery.Verd
 	if errors.Is(err, errSettled) {
 		return a.Verdict(ctx, in.ID)
 	}
+	reason := ""
 	if r, ok := errors.AsType[*Refusal](err); ok {
+		reason = r.Detail
+	}
+	if e, ok := errors.AsType[*lint.Error](err); ok {
+		// The gates let it through and should not have, and it will not get
+		// better by asking again.
+		a.Logger.Error("certificate refused before signing", "node", in.Name, "rule", e.Rule, "error", e, "hint", e.Hint())
+		reason = e.Error()
+	}
+	if reason != "" {
 		err := a.Store.Update(ctx, func(tx *store.Tx) error {
-			return tx.MoveIntake(in.ID, store.IntakeApproved, store.IntakeRefused, r.Detail)
+			return tx.MoveIntake(in.ID, store.IntakeApproved, store.IntakeRefused, reason)
 		})
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
@@ -308,8 +319,8 @@ func (r *request) Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject,
 		Roles:       f.Roles,
 		Assurance:   chancery.Assurance{Level: f.Assurance, Simulator: f.Simulator, EKDigest: chancery.EKDigest(r.a.fleet, f.EK)},
 	}
-	if r.a.DNSSuffix != "" {
-		s.DNSNames = []string{in.Name + "." + r.a.DNSSuffix}
+	if suffix := r.a.Ledger.DNSSuffix; suffix != "" {
+		s.DNSNames = []string{in.Name + "." + suffix}
 	}
 	return s, nil
 }

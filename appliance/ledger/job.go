@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
 )
@@ -302,22 +303,14 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 		next := start
 		now := time.Unix(l.Now().Unix(), 0).UTC()
 		for _, i := range issues {
-			var fields merkle.EntryFields
-			subject, err := i.request.Prepare(tx, now)
-			if err == nil {
-				fields, err = l.lint(subject)
-			}
-			if err != nil {
-				refused[i] = err
-				continue
-			}
 			serial, err := merkle.NewSerial(l.logNo, next)
 			if err != nil {
 				return err
 			}
-			e, err := l.entry(subject, fields, next)
+			fields, e, err := l.prepare(tx, i.request, serial, now)
 			if err != nil {
-				return err
+				refused[i] = err
+				continue
 			}
 			if err := tx.AppendEntry(l.log, e); err != nil {
 				return err
@@ -350,24 +343,28 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 	return batch, subtree, leaves, nil
 }
 
-// lint holds a subject against what the pointer record promises verifiers, and
-// returns what is to be certified.
-func (l *Ledger) lint(s *chancery.Subject) (f merkle.EntryFields, err error) {
-	if life := s.NotAfter.Sub(s.NotBefore); life > l.Pointer.MaxLife {
-		return f, fmt.Errorf("certificate life %s must not be longer than the pointer record's %s", life, l.Pointer.MaxLife)
+// prepare returns what is to be certified for a request, and the entry of that
+// after a second look at its bytes: once appended it cannot be taken back.
+func (l *Ledger) prepare(tx *store.Tx, r Request, serial merkle.Serial, now time.Time) (f merkle.EntryFields, e *store.Entry, err error) {
+	s, err := r.Prepare(tx, now)
+	if err != nil {
+		return f, nil, err
 	}
-	if s.TrustDomain != l.Pointer.TrustDomain {
-		return f, fmt.Errorf("trust domain %q must be the pointer record's %q", s.TrustDomain, l.Pointer.TrustDomain)
+	if f, err = s.Fields(l.ca); err != nil {
+		return f, nil, err
 	}
-	return s.Fields(l.ca)
-}
-
-func (l *Ledger) entry(s *chancery.Subject, f merkle.EntryFields, index uint64) (*store.Entry, error) {
 	raw, err := merkle.MarshalEntry(f)
 	if err != nil {
-		return nil, err
+		return f, nil, err
 	}
-	return &store.Entry{Index: index, Entry: raw, Leaf: merkle.HashLeaf(raw), SPKI: f.SPKI, NodeID: chancery.NewNodeID(l.fleet, s.NodeKey), NotAfter: s.NotAfter}, nil
+	id := chancery.NewNodeID(l.fleet, s.NodeKey)
+	err = l.lint.Check(&lint.Candidate{Entry: raw, SPKI: f.SPKI, Serial: serial, Name: s.Name, Now: now}, func([]byte) (string, error) {
+		return tx.NameOfKey(id) // node_id follows from the key
+	})
+	if err != nil {
+		return f, nil, err
+	}
+	return f, &store.Entry{Index: serial.Index(), Entry: raw, Leaf: merkle.HashLeaf(raw), SPKI: f.SPKI, NodeID: id, NotAfter: s.NotAfter}, nil
 }
 
 func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) error {

@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/logs"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
@@ -50,8 +51,11 @@ type Config struct {
 	Pointer *chancery.Pointer
 	// CRLLife is the time from a list's thisUpdate to its nextUpdate.
 	CRLLife time.Duration
-	Now     func() time.Time
-	Logger  *slog.Logger
+	// DNSSuffix gives every node the DNS name NAME.SUFFIX. The only field that
+	// may be empty: then nodes have none.
+	DNSSuffix string
+	Now       func() time.Time
+	Logger    *slog.Logger
 }
 
 // A Ledger signs for one CA key and appends to its current log. Its methods
@@ -62,6 +66,7 @@ type Ledger struct {
 	ca    merkle.TrustAnchorID
 	logNo uint16
 	log   store.Log
+	lint  *lint.Linter
 
 	// mu guards the queue and what readers see of the finished jobs. It is
 	// never held while the store or the token is used.
@@ -100,6 +105,12 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		done:    make(chan struct{}),
+	}
+	rules := lint.RulesOf(c.Pointer)
+	rules.DNSSuffix = c.DNSSuffix
+	var err error
+	if l.lint, err = lint.New(rules); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	if err := l.public(); err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
 	"github.com/chancery-pki/chancery/appliance/ledger"
+	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm/hsmtest"
 	"github.com/chancery-pki/chancery/merkle"
@@ -198,15 +199,38 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// A certificate that lives longer than the pointer record promises is not
-// appended, whatever the rules above let pass.
+// What a certificate must never say is not appended, whatever the rules above
+// let pass.
 func TestLint(t *testing.T) {
 	w := newWorld(t)
-	w.pointer.MaxLife = life - time.Second // the record that the ledger holds, read at each append
-	if _, err := w.Issue(t.Context(), w.newRequest()); err == nil {
-		t.Error("a certificate outlives the pointer record's greatest life")
+	refused := func(want lint.Rule, change func(*request)) {
+		t.Helper()
+		r := w.newRequest()
+		change(r)
+		_, err := w.Issue(t.Context(), r)
+		if e, ok := errors.AsType[*lint.Error](err); !ok || e.Rule != want || r.appended > 0 {
+			t.Errorf("%s: %v, appended %d times", want, err, r.appended)
+		}
 	}
+	nothing := func(*request) {}
+	refused(lint.Name, func(r *request) { r.subject.Name = "xn--1" })
+	refused(lint.AltName, func(r *request) { r.subject.TrustDomain = "other.example" })
+	refused(lint.AltName, func(r *request) { r.subject.DNSNames = []string{"node.example"} })
+	refused(lint.KeyPurpose, func(r *request) { r.subject.NodeKey = w.pointer.Approval })
+	refused(lint.KeyReuse, func(r *request) {
+		w.must(w.store.Update(t.Context(), func(tx *store.Tx) error {
+			return tx.PutNode(&store.Node{ID: chancery.NewNodeID(w.pointer.FleetID(), r.subject.NodeKey), Name: "another", NodeKey: r.subject.NodeKey.SPKI(), AKPublic: []byte{1}})
+		}))
+	})
+	w.issue(1)
+
+	w.close() // the ledger's record is the one that it was opened with
+	w.pointer.MaxLife = life - time.Second
+	w.open()
+	refused(lint.Life, nothing)
+	w.close()
 	w.pointer.MaxLife = appliancetest.MaxLife
+	w.open()
 	w.issue(1)
 	w.check()
 }

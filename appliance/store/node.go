@@ -83,6 +83,16 @@ func (t *Tx) Node(id chancery.NodeID) (*Node, error) {
 	return &n, err
 }
 
+// NameOfKey returns the name that the key of the node_id was certified under,
+// whatever became of the node since; empty if it never was.
+func (t *Tx) NameOfKey(id chancery.NodeID) (name string, err error) {
+	err = t.row(`SELECT name FROM nodes WHERE node_id = ?`, []any{id[:]}, &name)
+	if err == ErrNotFound {
+		return "", nil
+	}
+	return name, err
+}
+
 // NodeByName returns the live node of a name or, if there is none, the one
 // that was revoked last.
 func (t *Tx) NodeByName(name string) (*Node, error) {

@@ -58,7 +58,7 @@ func New(t testing.TB, simulators *x509.CertPool, edit ...func(*authority.Config
 		}
 	})
 	c.Ledger, err = ledger.Open(t.Context(), ledger.Config{
-		Store: c.Store, Signer: c.CA, Pointer: c.Pointer, CRLLife: CRLLife, Now: c.Clock.Now, Logger: slog.New(slog.DiscardHandler),
+		Store: c.Store, Signer: c.CA, Pointer: c.Pointer, CRLLife: CRLLife, DNSSuffix: DNSSuffix, Now: c.Clock.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 // What the fleets of this package promise their verifiers.
 const (
 	TrustDomain = "fleet.example"
+	DNSSuffix   = "nodes.example"
 	MaxLife     = 7 * 24 * time.Hour
 )
 
