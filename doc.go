@@ -13,7 +13,7 @@
 //   - certificate.go: N:C, a Merkle Tree Certificate (package merkle)
 //   - crl.go, crldelta.go, indexset.go, indexmap.go: the CRL
 //   - session.go: the TLS key of the hour, certified by N:SK
-//   - verify.go, tls.go: the checks in their order, and crypto/tls
+//   - verify.go, witness.go, tls.go: the checks in their order, and crypto/tls
 //
 // A program that wants to know who is at the other end needs a [Verifier] and
 // [ServerConfig] or [ClientConfig]; one that also wants live sessions to end on

@@ -74,6 +74,11 @@ type Policy struct {
 	// that Known says were good before. Zero: not at all.
 	Grace time.Duration
 	Known func(NodeID) bool
+	// Witnesses are cosigners besides the CA, and Quorum is how many of them
+	// must have signed a peer's certificate. With none, a CA that shows
+	// different logs to different nodes is found out only when they compare.
+	Witnesses []WitnessKey
+	Quorum    int
 }
 
 // A Peer is a node that passed every check.
@@ -117,15 +122,16 @@ func (t Trust) clock(now time.Time) time.Time {
 	return now
 }
 
-// A subtreeKey names a subtree signature that was verified: by whom, over
-// what. The log is part of it, so that a serial rewritten to another log
+// A subtreeKey names a subtree signature that was verified: by whom, the CA or a
+// witness, over what. The log is part of it, so that a serial rewritten to another log
 // never meets it.
 type subtreeKey struct {
-	ca      merkle.TrustAnchorID
-	log     uint16
-	subtree merkle.Subtree
-	root    merkle.Hash
-	signer  [32]byte // fingerprint of CA:PK
+	ca       merkle.TrustAnchorID
+	log      uint16
+	subtree  merkle.Subtree
+	root     merkle.Hash
+	cosigner merkle.TrustAnchorID
+	signer   [32]byte // fingerprint of the cosigner's key
 }
 
 // maxSubtrees bounds the cache. A batch is one entry, whatever its size.
@@ -226,7 +232,7 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 	if err := nc.VerifyNS(v.fleet); err != nil {
 		return refuse(CheckNS, nc, err)
 	}
-	if err := v.checkNC(t, nc, now); err != nil {
+	if err := v.checkNC(t, nc, &policy, now); err != nil {
 		return refuse(CheckNC, nc, err)
 	}
 	if len(certs) == 2 {
@@ -298,12 +304,12 @@ func knownLog(p *Pointer, nc *Certificate) error {
 
 // checkNC holds what N:C says against the pointer record and the clock; then
 // it hashes N:S (as part of its log entry) up to the subtree and verifies that
-// CA:SK signed that.
-func (v *Verifier) checkNC(t Trust, nc *Certificate, now time.Time) error {
+// CA:SK signed that, and as many witnesses as the policy wants.
+func (v *Verifier) checkNC(t Trust, nc *Certificate, policy *Policy, now time.Time) error {
 	if err := checkClaims(t.Pointer, nc, now); err != nil {
 		return err
 	}
-	return v.checkSubtree(t.Pointer.CA(nc.CA), nc)
+	return v.checkSubtree(t.Pointer.CA(nc.CA), nc, policy)
 }
 
 // checkClaims is the part of the N:C check that takes neither hashing nor
@@ -327,27 +333,40 @@ func checkClaims(p *Pointer, nc *Certificate, now time.Time) error {
 	return nil
 }
 
-// checkSubtree verifies that nc's entry is in a subtree that ca signed. For
-// the second certificate out of a batch that costs hashing only.
-func (v *Verifier) checkSubtree(ca *CAKey, nc *Certificate) error {
+// checkSubtree verifies that nc's entry is in a subtree that ca and the
+// witnesses signed. For the second certificate out of a batch that costs hashing
+// only.
+func (v *Verifier) checkSubtree(ca *CAKey, nc *Certificate, policy *Policy) error {
 	root, err := nc.mtc.SubtreeHash()
 	if err != nil {
 		return err
 	}
-	key := subtreeKey{nc.CA, nc.Serial.Log(), nc.mtc.Proof.Subtree, root, ca.Key.Fingerprint()}
+	if err := v.checkCosigner(nc, root, nc.CA, ca.Key); err != nil {
+		return fmt.Errorf("%w: %w", ErrCASignature, err)
+	}
+	return v.checkWitnesses(policy, ca, nc, root)
+}
+
+// errNotSigned means that a certificate has no signature of a cosigner.
+var errNotSigned = errors.New("its signature is missing")
+
+// checkCosigner verifies that a cosigner signed the subtree of nc, whose hash is
+// root: in nc, or in a certificate that was seen before.
+func (v *Verifier) checkCosigner(nc *Certificate, root merkle.Hash, cosigner merkle.TrustAnchorID, signer PublicKey) error {
+	key := subtreeKey{nc.CA, nc.Serial.Log(), nc.mtc.Proof.Subtree, root, cosigner, signer.Fingerprint()}
 	v.mu.RLock()
 	known := v.subtrees[key]
 	v.mu.RUnlock()
 	if known {
 		return nil
 	}
-	sig, ok := nc.mtc.Proof.Signature(nc.CA)
+	sig, ok := nc.mtc.Proof.Signature(cosigner)
 	if !ok {
-		return fmt.Errorf("%w: its signature is missing", ErrCASignature)
+		return errNotSigned
 	}
-	statement := NewSubtree(nc.CA, nc.Serial.Log(), key.subtree, root)
-	if err := ca.Key.verifyMessage(statement.message(v.fleet, ca.Key.Suite()), sig); err != nil {
-		return fmt.Errorf("%w: %w", ErrCASignature, err)
+	message := merkle.CosignedMessage{Cosigner: cosigner, Log: merkle.LogID(nc.CA, key.log), Subtree: key.subtree, Hash: root}
+	if err := signer.verifyMessage(message.Marshal(), sig); err != nil {
+		return err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
@@ -15,12 +16,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/chancery-pki/chancery/appliance/witnesses"
 	"github.com/chancery-pki/chancery/internal/scripttest"
 	"github.com/chancery-pki/chancery/merkle"
+	"github.com/chancery-pki/chancery/merkle/tlog"
 	"github.com/chancery-pki/chancery/simulator/softhsm"
 	"github.com/chancery-pki/chancery/simulator/swtpm"
 	"github.com/chancery-pki/chancery/tpm"
@@ -30,6 +34,7 @@ import (
 // data directory and an address of its own, both programs in PATH, and:
 //
 //	$ADDR $URL              where its coordinator is to listen, $URL is https://$ADDR
+//	$WITNESS                another address, for a witness
 //	$ROOTS                  the certificates of the maker of its chips, for --simulator-roots
 //	$SOFTHSM $SPY           PKCS#11 modules: SoftHSM, and OpenSC's that writes down the calls of another
 //	$MTC                    certificates of another implementation, merkle/testdata/generator
@@ -43,6 +48,7 @@ import (
 //	chip VAR                make a software TPM and name its device
 //	extend DEVICE PCR       extend a PCR of it, as a changed boot does
 //	fetch PATH FILE         what the coordinator serves to nodes under the path
+//	[!] cosign URL PATH KEY... ask a witness about the log that the coordinator serves under the path
 //	vector NAME FILE        an artefact out of testdata/vectors/v1.json
 //	flip PART IN OUT        change a bit of a certificate: tbs, proof or signature
 func TestScripts(t *testing.T) {
@@ -70,6 +76,9 @@ func TestScripts(t *testing.T) {
 			address, err := freeAddress()
 			env.Setenv("ADDR", address)
 			env.Setenv("URL", "https://"+address)
+			second, more := freeAddress()
+			env.Setenv("WITNESS", second)
+			err = errors.Join(err, more)
 			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Setenv("MTC", generator)
 			env.Setenv("SOFTHSM", module)
@@ -81,7 +90,7 @@ func TestScripts(t *testing.T) {
 			return err
 		},
 		Cmds: scripttest.Commands(map[string]scripttest.Command{
-			"chip": chip, "extend": extend, "extended": extended, "fetch": fetch, "vector": vector, "flip": flip,
+			"chip": chip, "extend": extend, "extended": extended, "fetch": fetch, "cosign": cosign, "vector": vector, "flip": flip,
 		}),
 	})
 }
@@ -133,6 +142,52 @@ func fetch(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s: %s: %s", args[0], resp.Status, b)
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
+}
+
+// cosign asks a witness as a coordinator does: for cosignatures on the
+// checkpoint that the coordinator serves under a path, and for its signature
+// over the whole tree as a subtree. It prints the checkpoint with all of them.
+func cosign(ts *testscript.TestScript, neg bool, args []string) {
+	scripttest.Usage(ts, len(args) >= 3, "[!] cosign URL PATH KEY...")
+	client := &http.Client{Timeout: scripttest.Patience, Transport: &http.Transport{DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // what is fetched proves itself
+	set, err := witnesses.New([]witnesses.Config{{URL: args[0], Keys: args[2:]}}, scripttest.Patience, client)
+	ts.Check(err)
+	log, err := tlog.NewHTTP(ts.Getenv("URL")+args[1], client)
+	ts.Check(err)
+	ctx := context.Background()
+	note, err := log.ReadCheckpoint(ctx)
+	ts.Check(err)
+	n, err := tlog.ParseNote(note)
+	ts.Check(err)
+	c, err := tlog.ParseCheckpoint(n.Text)
+	ts.Check(err)
+	tree, err := tlog.Open(ctx, log, c.Size, c.Root, nil)
+	ts.Check(err)
+	r := witnesses.Request{Checkpoint: note, Prove: func(ctx context.Context, old uint64) ([]merkle.Hash, error) {
+		return tree.Consistency(ctx, merkle.Subtree{End: old}, c.Size)
+	}}
+	if strings.HasPrefix(c.Origin, "oid/") { // certificates are out of these logs only
+		r.Subtrees = []witnesses.Subtree{{Subtree: merkle.Subtree{End: c.Size}, Hash: c.Root}}
+	}
+	var a *witnesses.Answer
+	scripttest.Repeat(ts, func() bool {
+		a, err = set.Gather(ctx, r)
+		ts.Check(err)
+		return len(a.Away) == 0 || !errors.Is(a.Away[0], syscall.ECONNREFUSED) // it has just been started
+	})
+	fmt.Fprintf(ts.Stdout(), "%s", a.Checkpoint)
+	for _, list := range a.Subtrees {
+		for _, s := range list {
+			fmt.Fprintf(ts.Stdout(), "subtree %d %d by %s\n", 0, c.Size, s.Cosigner)
+		}
+	}
+	for _, away := range a.Away {
+		fmt.Fprintln(ts.Stderr(), away)
+	}
+	if (len(a.Away) > 0) != neg {
+		ts.Fatalf("away: %v", a.Away)
+	}
 }
 
 func vector(ts *testscript.TestScript, neg bool, args []string) {

@@ -61,14 +61,14 @@ const Patience = 60 * time.Second
 
 func until(ts *testscript.TestScript, neg bool, args []string) {
 	Usage(ts, !neg && len(args) > 0, "until PROGRAM...")
-	repeat(ts, func() bool { return ts.Exec(args[0], args[1:]...) == nil })
+	Repeat(ts, func() bool { return ts.Exec(args[0], args[1:]...) == nil })
 }
 
 func above(ts *testscript.TestScript, neg bool, args []string) {
 	Usage(ts, !neg && len(args) > 2, "above PATH N PROGRAM...")
 	floor, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	repeat(ts, func() bool {
+	Repeat(ts, func() bool {
 		ts.Check(ts.Exec(args[2], args[3:]...))
 		n, err := strconv.Atoi(fmt.Sprint(lookUp(ts, args[0])))
 		ts.Check(err)
@@ -76,7 +76,8 @@ func above(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-func repeat(ts *testscript.TestScript, done func() bool) {
+// Repeat does it again until it is done, as long as patience lasts.
+func Repeat(ts *testscript.TestScript, done func() bool) {
 	for deadline := time.Now().Add(Patience); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("not within %s", Patience)

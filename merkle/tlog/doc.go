@@ -8,7 +8,8 @@
 // auditor starts with a [Policy], the keys that it trusts, and a [Follower],
 // which advances from checkpoint to checkpoint over a [Reader] and never
 // accepts a rewritten history. [Open] is for proofs about one tree. A
-// [Witness] with its [Witness.Handler] cosigns other people's logs.
+// [Witness] with its [Witness.Handler] cosigns other people's logs, and keeps
+// what it cosigned in [FileRecords].
 //
 // # Standards
 //
@@ -36,6 +37,16 @@
 // A log that public witnesses are to cosign signs with an Ed25519 key as well
 // (tlog-tiles, "Checkpoints"); to have two signatures is usual in a note.
 //
+// # Witnesses in certificates
+//
+// A witness whose signatures stand in certificates is a cosigner of the draft,
+// with an ID of its own (mtc-tlog, "Cosigners"). mtc-tlog wants an ML-DSA-44 key
+// of it; here it is ECDSA, as the CA's is, with the same type of signature. It
+// cosigns checkpoints with the time, and at sign-subtree, without a time, the
+// subtrees of those that it cosigned ([Witness.SignSubtree]). A witness may
+// have an Ed25519 key besides, for those who know only that; both sign for one
+// record, and so for one history.
+//
 // # Trust
 //
 // Nothing that a server sends is believed. Every tile that is used hashes to
@@ -48,6 +59,7 @@
 //
 // # Failure
 //
+// [*RecordError] is a witness that has lost its memory, and must not go on.
 // [*ForkError] is proof that a log signed two histories, for everybody who
 // has its key. [*RollbackError] is a log that went back, which may be an old
 // copy. [*TileError] and [*RootError] say that a server's tiles are not the

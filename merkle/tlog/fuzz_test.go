@@ -99,9 +99,9 @@ func FuzzParseAddRequest(f *testing.F) {
 		if again := r.Marshal(); !bytes.Equal(again, b) {
 			t.Errorf("%q comes back as %q", b, again)
 		}
-		witness := newWitness(t, NewMemoryRecords(), nil)
+		witness := newWitness(t, NewMemoryRecords())
 		s, err := witness.Add(t.Context(), r)
-		if err == nil && !witness.Key().made(s) || err != nil && status(err) == 500 {
+		if err == nil && !witness.Keys()[0].made(s[0]) || err != nil && status(err) == 500 {
 			t.Errorf("%q: %+v, %v", b, s, err)
 		}
 	})
@@ -135,6 +135,33 @@ func FuzzOpen(f *testing.F) {
 		for entry, err := range tree.Entries(t.Context(), at, at+1) {
 			if err == nil && !bytes.Equal(entry, w.entries[at]) {
 				t.Errorf("entry %d is %q", at, entry)
+			}
+		}
+	})
+}
+
+func FuzzParseSubtreeRequest(f *testing.F) {
+	w, ca := newWorld("a", 20), newCASigner(f, elliptic.P256())
+	witness := newIssuanceWitness(f, ca)
+	b := cosigned(f, witness, note(f, w.checkpoint(f, logOrigin(f), 20), ca))
+	f.Add(w.subtree(f, merkle.Subtree{Start: 8, End: 16}, 20, b).Marshal())
+	f.Add(w.subtree(f, merkle.Subtree{End: 20}, 20, b).Marshal())
+	f.Add([]byte("subtree 0 01\n\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := ParseSubtreeRequest(b)
+		if err != nil {
+			return
+		}
+		if again := r.Marshal(); !bytes.Equal(again, b) {
+			t.Errorf("%q comes back as %q", b, again)
+		}
+		s, err := witness.SignSubtree(t.Context(), r)
+		if err != nil && status(err) == 500 {
+			t.Errorf("%q: %v", b, err)
+		}
+		if err == nil {
+			if hash, err := w.tree.Subtree(r.Subtree); err != nil || hash != r.Hash || len(s) != 1 {
+				t.Errorf("%q: signed what is not in the log", b)
 			}
 		}
 	})

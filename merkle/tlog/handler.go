@@ -1,31 +1,43 @@
 package tlog
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 )
 
 const (
 	addCheckpointPath = "/add-checkpoint"
+	signSubtreePath   = "/sign-subtree"
 
 	textType = "text/plain; charset=utf-8"
 	sizeType = "text/x.tlog.size" // of the body of a 409
 )
 
-// Handler serves add-checkpoint and the newest checkpoint of each log, both
-// under the root (tlog-witness, "HTTP Interface", "Monitor Retrieval
-// Mechanism"). Time limits are up to the server.
+// Handler serves add-checkpoint, sign-subtree if the witness has a key for it,
+// and the newest checkpoint of each log, all under the root (tlog-witness, "HTTP
+// Interface", "Monitor Retrieval Mechanism"). Limits on time and rate are up to
+// the server.
 func (w *Witness) Handler() http.Handler {
 	origins := map[string]string{}
 	for origin := range w.logs {
 		origins[OriginHash(origin)] = origin
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+addCheckpointPath, w.serveAdd)
+	mux.HandleFunc("POST "+addCheckpointPath, func(rw http.ResponseWriter, r *http.Request) {
+		answerTo(w, rw, r, ParseAddRequest, w.Add)
+	})
+	if slices.ContainsFunc(w.Signers, func(s Signer) bool { return s.Key().kind == Cosigner }) {
+		mux.HandleFunc("POST "+signSubtreePath, func(rw http.ResponseWriter, r *http.Request) {
+			answerTo(w, rw, r, ParseSubtreeRequest, w.SignSubtree)
+		})
+	}
 	mux.HandleFunc("GET /{hash}/"+checkpointPath, func(rw http.ResponseWriter, r *http.Request) {
 		w.serveCheckpoint(rw, r, origins[r.PathValue("hash")])
 	})
@@ -40,23 +52,28 @@ func OriginHash(origin string) string {
 	return hex.EncodeToString(h[:])
 }
 
-func (w *Witness) serveAdd(rw http.ResponseWriter, r *http.Request) {
+// answerTo reads a request and answers with signature lines.
+func answerTo[R any](w *Witness, rw http.ResponseWriter, r *http.Request, parse func([]byte) (R, error), sign func(context.Context, R) ([]Signature, error)) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, int64(maxRequestSize)))
 	if err != nil {
 		w.fail(rw, err)
 		return
 	}
-	request, err := ParseAddRequest(body)
+	request, err := parse(body)
 	if err != nil {
 		w.fail(rw, err)
 		return
 	}
-	cosignature, err := w.Add(r.Context(), request)
+	signatures, err := sign(r.Context(), request)
 	if err != nil {
 		w.fail(rw, err)
 		return
 	}
-	answer(rw, http.StatusOK, textType, cosignature.Line())
+	var lines strings.Builder
+	for _, s := range signatures {
+		lines.WriteString(s.Line())
+	}
+	answer(rw, http.StatusOK, textType, lines.String())
 }
 
 func (w *Witness) serveCheckpoint(rw http.ResponseWriter, r *http.Request, origin string) {
@@ -75,7 +92,8 @@ func (w *Witness) serveCheckpoint(rw http.ResponseWriter, r *http.Request, origi
 	answer(rw, http.StatusOK, textType, string(record.Checkpoint))
 }
 
-// status says which answer "add-checkpoint" has for an error.
+// status says which answer "add-checkpoint" and "sign-subtree" have for an
+// error.
 func status(err error) int {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge
@@ -94,7 +112,9 @@ func status(err error) int {
 		{ErrNoSignature, http.StatusForbidden},
 		{ErrSignature, http.StatusForbidden},
 		{ErrQuorum, http.StatusForbidden},
+		{ErrNotCosigned, http.StatusForbidden},
 		{ErrInconsistent, http.StatusUnprocessableEntity},
+		{ErrSubtree, http.StatusUnprocessableEntity},
 		{ErrMalformed, http.StatusBadRequest},
 	} {
 		if errors.Is(err, c.err) {

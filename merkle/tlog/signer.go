@@ -2,7 +2,9 @@ package tlog
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/rand"
 	"fmt"
 )
 
@@ -50,6 +52,26 @@ func NewEd25519Signer(name string, kind Kind, private ed25519.PrivateKey) (Signe
 		return nil, err
 	}
 	return &ed25519Signer{k, private}, nil
+}
+
+// NewECDSASigner returns a signer with a key in memory, for the public half,
+// which is of type [Cosigner] or [Named].
+func NewECDSASigner(k *Key, private *ecdsa.PrivateKey) (Signer, error) {
+	if k.ecdsa == nil || private == nil || !k.ecdsa.Equal(&private.PublicKey) {
+		return nil, malformed("the private key is not that of %s", k.name)
+	}
+	return &ecdsaSigner{k, private}, nil
+}
+
+type ecdsaSigner struct {
+	key     *Key
+	private *ecdsa.PrivateKey
+}
+
+func (s *ecdsaSigner) Key() *Key { return s.key }
+
+func (s *ecdsaSigner) Sign(_ context.Context, st *Statement) ([]byte, error) {
+	return ecdsa.SignASN1(rand.Reader, s.private, s.key.digest(st.Message()))
 }
 
 type ed25519Signer struct {

@@ -52,16 +52,18 @@ func (b *brokenRecords) Swap(ctx context.Context, origin string, old, new Record
 	return nil
 }
 
-func newWitness(t testing.TB, records Records, signer Signer) *Witness {
+func testNow() time.Time { return time.Unix(testTime, 0) }
+
+func newWitness(t testing.TB, records Records, signers ...Signer) *Witness {
 	t.Helper()
-	if signer == nil {
-		signer = signerFor(t, "witness.example", CosignatureV1)
+	if len(signers) == 0 {
+		signers = []Signer{signerFor(t, "witness.example", CosignatureV1)}
 	}
 	w, err := NewWitness(WitnessConfig{
-		Signer:  signer,
+		Signers: signers,
 		Logs:    []*Policy{policy(t, followed, signerFor(t, followed, Ed25519))},
 		Records: records,
-		Now:     func() time.Time { return time.Unix(testTime, 0) },
+		Now:     testNow,
 	})
 	must(t, err)
 	return w
@@ -86,7 +88,7 @@ func TestWitnessModel(t *testing.T) {
 	forked.grow("b", 240)
 	rapid.Check(t, func(rt *rapid.T) {
 		records := &brokenRecords{Records: NewMemoryRecords()}
-		w := newWitness(t, records, nil)
+		w := newWitness(t, records)
 		type out struct {
 			log  *world
 			size uint64
@@ -107,14 +109,14 @@ func TestWitnessModel(t *testing.T) {
 			cosignature, err := w.Add(t.Context(), r)
 			records.before, records.after, records.load = false, false, false
 			if err != nil {
-				if cosignature.Name != "" {
+				if cosignature != nil {
 					rt.Fatalf("a cosignature beside the error %v", err)
 				}
 				if conflict, ok := errors.AsType[*ConflictError](err); ok && conflict.Size != stored.Size {
 					rt.Fatalf("the witness has %d and says %v", stored.Size, err)
 				}
 			} else {
-				if time, err := w.Key().Verify(log.checkpoint(t, followed, size), cosignature); err != nil || time != testTime {
+				if time, err := w.Keys()[0].Verify(log.checkpoint(t, followed, size), cosignature[0]); err != nil || time != testTime {
 					rt.Fatalf("cosignature at %d: %v", time, err)
 				}
 				if old != stored.Size {
@@ -123,7 +125,7 @@ func TestWitnessModel(t *testing.T) {
 				handed = append(handed, out{log, size})
 			}
 			if rapid.IntRange(0, 4).Draw(rt, "restart") == 0 {
-				w = newWitness(t, records, nil)
+				w = newWitness(t, records)
 			}
 		}
 		for i := 1; i < len(handed); i++ {
@@ -158,25 +160,25 @@ func TestMemoryRecords(t *testing.T) {
 func TestWitnessCrash(t *testing.T) {
 	log := newWorld("a", 100)
 	records := &brokenRecords{Records: NewMemoryRecords()}
-	_, err := newWitness(t, records, nil).Add(t.Context(), log.request(t, 0, 10))
+	_, err := newWitness(t, records).Add(t.Context(), log.request(t, 0, 10))
 	must(t, err)
 
 	records.before = true
-	if s, err := newWitness(t, records, nil).Add(t.Context(), log.request(t, 10, 20)); !errors.Is(err, errBroken) || s.Name != "" {
+	if s, err := newWitness(t, records).Add(t.Context(), log.request(t, 10, 20)); !errors.Is(err, errBroken) || s != nil {
 		t.Errorf("before the record: %+v, %v", s, err)
 	}
 	records.before = false
 	// Nothing was kept, so another checkpoint may come instead.
-	if _, err := newWitness(t, records, nil).Add(t.Context(), log.request(t, 10, 15)); err != nil {
+	if _, err := newWitness(t, records).Add(t.Context(), log.request(t, 10, 15)); err != nil {
 		t.Errorf("after a crash before the record: %v", err)
 	}
 
 	records.after = true
-	if s, err := newWitness(t, records, nil).Add(t.Context(), log.request(t, 15, 30)); !errors.Is(err, errBroken) || s.Name != "" {
+	if s, err := newWitness(t, records).Add(t.Context(), log.request(t, 15, 30)); !errors.Is(err, errBroken) || s != nil {
 		t.Errorf("after the record: %+v, %v", s, err)
 	}
 	records.after = false
-	w := newWitness(t, records, nil)
+	w := newWitness(t, records)
 	_, err = w.Add(t.Context(), log.request(t, 15, 30))
 	if e, ok := errors.AsType[*ConflictError](err); !ok || e.Size != 30 || e.Hint() == "" || e.Error() == "" {
 		t.Errorf("the same request again: %v", err)
@@ -195,7 +197,7 @@ func TestWitnessConcurrent(t *testing.T) {
 	answered := map[uint64]int{}
 	var all sync.WaitGroup
 	for g := range uint64(8) {
-		w := newWitness(t, records, nil) // as several processes have it
+		w := newWitness(t, records) // as several processes have it
 		all.Go(func() {
 			var old uint64
 			for i := range uint64(50) {
@@ -248,7 +250,7 @@ func (s *staleRecords) Swap(ctx context.Context, origin string, old, new Record)
 func TestWitnessRace(t *testing.T) {
 	log := newWorld("a", 100)
 	records := &staleRecords{Records: NewMemoryRecords()}
-	w := newWitness(t, records, nil)
+	w := newWitness(t, records)
 	_, err := w.Add(t.Context(), log.request(t, 0, 10))
 	must(t, err)
 	records.between = func() {
@@ -256,7 +258,7 @@ func TestWitnessRace(t *testing.T) {
 		must(t, err)
 	}
 	s, err := w.Add(t.Context(), log.request(t, 10, 20))
-	if e, ok := errors.AsType[*ConflictError](err); !ok || e.Size != 50 || s.Name != "" {
+	if e, ok := errors.AsType[*ConflictError](err); !ok || e.Size != 50 || s != nil {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -267,7 +269,7 @@ func TestHandler(t *testing.T) {
 	key := signerFor(t, followed, Ed25519)
 	var logged bytes.Buffer
 	records := &brokenRecords{Records: NewMemoryRecords()}
-	w := newWitness(t, records, nil)
+	w := newWitness(t, records)
 	w.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 	server := httptest.NewServer(w.Handler())
 	defer server.Close()
@@ -332,7 +334,7 @@ func TestHandler(t *testing.T) {
 		}
 		switch status {
 		case 200:
-			if lines, err := ParseSignatures([]byte(answer)); err != nil || len(lines) != 1 || !w.Key().made(lines[0]) {
+			if lines, err := ParseSignatures([]byte(answer)); err != nil || len(lines) != 1 || !w.Keys()[0].made(lines[0]) {
 				t.Errorf("%s: %q, %v", test.what, answer, err)
 			}
 		case 409:
@@ -356,7 +358,7 @@ func TestHandler(t *testing.T) {
 	}
 	records.load = false
 	status, newest := get(t, server.URL+"/"+OriginHash(followed)+"/checkpoint")
-	p, err := NewPolicy(followed, []*Key{key.Key()}, []*Key{w.Key()}, 1)
+	p, err := NewPolicy(followed, []*Key{key.Key()}, []*Key{w.Keys()[0]}, 1)
 	must(t, err)
 	if s, err := p.Open([]byte(newest)); status != 200 || err != nil || s.Size != 100 || strings.Contains(newest, "other.example") {
 		t.Errorf("the newest checkpoint: %d %q, %v", status, newest, err)
@@ -369,7 +371,7 @@ func TestHandler(t *testing.T) {
 	if status, _ := get(t, server.URL+"/add-checkpoint"); status != 405 {
 		t.Errorf("GET: %d", status)
 	}
-	if status, _ := get(t, httptestServer(t, newWitness(t, NewMemoryRecords(), nil))+"/"+OriginHash(followed)+"/checkpoint"); status != 404 {
+	if status, _ := get(t, httptestServer(t, newWitness(t, NewMemoryRecords()))+"/"+OriginHash(followed)+"/checkpoint"); status != 404 {
 		t.Errorf("before the first checkpoint: %d", status)
 	}
 }
@@ -410,25 +412,26 @@ func TestWitnessSigner(t *testing.T) {
 	}
 	// A cosigner of the draft may be a witness for issuance logs.
 	w, err := NewWitness(WitnessConfig{
-		Signer: newCASigner(t, elliptic.P256()), Records: NewMemoryRecords(), Now: time.Now,
+		Signers: []Signer{newCASigner(t, elliptic.P256())}, Records: NewMemoryRecords(), Now: time.Now,
 		Logs: []*Policy{policy(t, logOrigin(t), signerFor(t, "log", Ed25519))},
 	})
 	must(t, err)
 	c := log.checkpoint(t, logOrigin(t), 10)
 	s, err := w.Add(t.Context(), &AddRequest{Checkpoint: note(t, c, signerFor(t, "log", Ed25519))})
 	must(t, err)
-	_, err = w.Key().Verify(c, s)
+	_, err = w.Keys()[0].Verify(c, s[0])
 	must(t, err)
 }
 
 func TestNewWitnessRefuses(t *testing.T) {
 	p := policy(t, followed, signerFor(t, followed, Ed25519))
-	good := WitnessConfig{Signer: signerFor(t, "w", CosignatureV1), Logs: []*Policy{p}, Records: NewMemoryRecords(), Now: time.Now}
+	good := WitnessConfig{Signers: []Signer{signerFor(t, "w", CosignatureV1)}, Logs: []*Policy{p}, Records: NewMemoryRecords(), Now: time.Now}
 	for what, change := range map[string]func(*WitnessConfig){
-		"no signer":     func(c *WitnessConfig) { c.Signer = nil },
+		"no signer":     func(c *WitnessConfig) { c.Signers = nil },
 		"no records":    func(c *WitnessConfig) { c.Records = nil },
 		"no clock":      func(c *WitnessConfig) { c.Now = nil },
-		"a log's key":   func(c *WitnessConfig) { c.Signer = signerFor(t, "w", Ed25519) },
+		"a log's key":   func(c *WitnessConfig) { c.Signers = []Signer{signerFor(t, "w", Ed25519)} },
+		"one key twice": func(c *WitnessConfig) { c.Signers = append(c.Signers, signerFor(t, "w", CosignatureV1)) },
 		"one log twice": func(c *WitnessConfig) { c.Logs = []*Policy{p, p} },
 	} {
 		c := good
@@ -441,9 +444,9 @@ func TestNewWitnessRefuses(t *testing.T) {
 
 func TestWitnessClient(t *testing.T) {
 	log := newWorld("a", 1000)
-	w := newWitness(t, NewMemoryRecords(), nil)
+	w := newWitness(t, NewMemoryRecords())
 	url := httptestServer(t, w)
-	client, err := NewWitnessClient(url+"/", w.Key(), nil)
+	client, err := NewWitnessClient(url+"/", w.Keys(), nil)
 	must(t, err)
 	var proofs []uint64
 	prove := func(size uint64) func(context.Context, uint64) ([]merkle.Hash, error) {
@@ -456,7 +459,7 @@ func TestWitnessClient(t *testing.T) {
 		t.Helper()
 		s, err := c.Cosign(t.Context(), log.signed(t, size), prove(size))
 		if err == nil {
-			_, err := w.Key().Verify(log.checkpoint(t, followed, size), s)
+			_, err := w.Keys()[0].Verify(log.checkpoint(t, followed, size), s[0])
 			must(t, err)
 		}
 		return err
@@ -465,7 +468,7 @@ func TestWitnessClient(t *testing.T) {
 		must(t, cosign(client, size))
 	}
 	// Another process has cosigned more, and a new client knows nothing.
-	other, err := NewWitnessClient(url, w.Key(), http.DefaultClient)
+	other, err := NewWitnessClient(url, w.Keys(), http.DefaultClient)
 	must(t, err)
 	must(t, cosign(other, 600))
 	must(t, cosign(client, 1000))
@@ -490,10 +493,10 @@ func TestWitnessClient(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := NewWitnessClient("x", w.Key(), nil); !errors.Is(err, ErrMalformed) {
+	if _, err := NewWitnessClient("x", w.Keys(), nil); !errors.Is(err, ErrMalformed) {
 		t.Error(err)
 	}
-	if _, err := NewWitnessClient(url, signerFor(t, "log", Ed25519).Key(), nil); !errors.Is(err, ErrMalformed) {
+	if _, err := NewWitnessClient(url, []*Key{signerFor(t, "log", Ed25519).Key()}, nil); !errors.Is(err, ErrMalformed) {
 		t.Error(err)
 	}
 }
@@ -510,7 +513,7 @@ func TestWitnessClientRefuses(t *testing.T) {
 	var answer atomic.Value // http.HandlerFunc
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { answer.Load().(http.HandlerFunc)(rw, r) }))
 	defer server.Close()
-	client, err := NewWitnessClient(server.URL, key.Key(), nil)
+	client, err := NewWitnessClient(server.URL, []*Key{key.Key()}, nil)
 	must(t, err)
 	say := func(status int, kind, body string) http.HandlerFunc {
 		return func(rw http.ResponseWriter, _ *http.Request) {
