@@ -46,6 +46,7 @@ type connection struct {
 
 	claim    *evidence.Claim
 	standing evidence.Standing
+	rivals   rivals
 	token    *store.Token // nil without one
 	enrolled *store.Node  // under this key, for a renewal
 	replaces *store.Node  // whose place it takes
@@ -129,25 +130,60 @@ func broken(err error) error {
 // alive refuses nodes that were revoked, and finds out what the operator has
 // noted of the chip.
 func (c *connection) alive(ctx context.Context) error {
-	return c.a.Store.View(ctx, func(tx *store.Tx) (err error) {
-		if err := checkAlive(tx, c.claim.NodeID); err != nil {
-			return err
-		}
-		if c.revoked, err = tx.RevokedChip(c.facts.EKDigest); err != nil {
+	err := c.a.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if c.rivals, err = tx.Rivals(c.claim.NodeID, c.req.Name, c.facts.EKDigest); err != nil {
 			return err
 		}
 		c.facts.EKLists, err = tx.EKLists(c.facts.EKDigest)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	c.revoked = c.rivals.revokedOn(c.facts.EKDigest)
+	return c.rivals.alive(c.claim.NodeID)
 }
 
-func checkAlive(tx *store.Tx, id chancery.NodeID) error {
-	node, err := tx.Node(id)
-	if err == nil && node.State != store.NodeActive {
-		return refuse(403, "revoked", "a revoked node stays revoked", "node %s was %s %s", node.Name, node.State, node.Revoked.Format(time.RFC3339))
+// rivals are the nodes that have what an enrolment wants.
+type rivals []store.Rival
+
+// alive refuses the key of a node that was revoked or replaced.
+func (r rivals) alive(id chancery.NodeID) error {
+	for _, n := range r {
+		if n.ID == id && n.State != store.NodeActive {
+			return refuse(403, "revoked", "a revoked node stays revoked", "node %s was %s %s", n.Name, n.State, n.Revoked.Format(time.RFC3339))
+		}
 	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
+	return nil
+}
+
+// revokedOn tells whether a node on the chip was ever revoked.
+func (r rivals) revokedOn(ek [32]byte) bool {
+	return slices.ContainsFunc(r, func(n store.Rival) bool { return n.EKDigest == ek && n.State == store.NodeRevoked })
+}
+
+// free checks that the key has no other name, the name no other node, and the
+// chip fewer live nodes than it may have; the one that is replaced does not
+// count.
+func (r rivals) free(name string, id chancery.NodeID, ek [32]byte, live int, replaces *chancery.NodeID) error {
+	onChip := 0
+	var first string
+	for _, n := range r {
+		switch {
+		case n.State != store.NodeActive || replaces != nil && n.ID == *replaces:
+		case n.ID == id && n.Name != name:
+			return refuse(409, "other-name", "join under that name", "this key is enrolled as %s already", n.Name)
+		case n.ID == id:
+		case n.Name == name:
+			return refuse(409, "name-taken", "choose another name, or revoke that node first: chancery node revoke "+name+"; if this machine is that node, and lost its key: chancery-agent rejoin", "the name %s belongs to another node", name)
+		case n.EKDigest == ek:
+			if onChip++; first == "" {
+				first = n.Name
+			}
+		}
+	}
+	if onChip >= live {
+		return refuse(409, "chip-enrolled", "if this machine is that node, and lost its key: chancery-agent rejoin; revoking that one bars the chip unless the policy says otherwise", "this chip is enrolled as %s already", first)
 	}
 	return nil
 }
@@ -345,46 +381,12 @@ func decided(f *store.Facts, d *policy.Decision, p *policy.Policy) {
 }
 
 // free checks that neither the name nor the chip has another live node.
-func (c *connection) free(ctx context.Context) error {
+func (c *connection) free(context.Context) error {
 	var replaces *chancery.NodeID
 	if c.replaces != nil {
 		replaces = &c.replaces.ID
 	}
-	return c.a.Store.View(ctx, func(tx *store.Tx) error {
-		return checkFree(tx, c.req.Name, c.claim.NodeID, c.facts.EKDigest, max(c.decision.Live, 1), replaces)
-	})
-}
-
-// checkFree checks that the key has no other name, the name no other node, and
-// the chip fewer live nodes than it may have; the one that is replaced does not
-// count.
-func checkFree(tx *store.Tx, name string, id chancery.NodeID, ek [32]byte, live int, replaces *chancery.NodeID) error {
-	other := func(n *store.Node) bool {
-		return n.State == store.NodeActive && n.ID != id && (replaces == nil || n.ID != *replaces)
-	}
-	node, err := tx.Node(id)
-	if err == nil && node.State == store.NodeActive && node.Name != name {
-		return refuse(409, "other-name", "join under that name", "this key is enrolled as %s already", node.Name)
-	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	node, err = tx.NodeByName(name)
-	if err == nil && other(node) {
-		return refuse(409, "name-taken", "choose another name, or revoke that node first: chancery node revoke "+name+"; if this machine is that node, and lost its key: chancery-agent rejoin", "the name %s belongs to another node", name)
-	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	nodes, err := tx.LiveOnChip(ek)
-	if err != nil {
-		return err
-	}
-	nodes = slices.DeleteFunc(nodes, func(n store.Node) bool { return !other(&n) })
-	if len(nodes) >= live {
-		return refuse(409, "chip-enrolled", "if this machine is that node, and lost its key: chancery-agent rejoin; revoking that one bars the chip unless the policy says otherwise", "this chip is enrolled as %s already", nodes[0].Name)
-	}
-	return nil
+	return c.rivals.free(c.req.Name, c.claim.NodeID, c.facts.EKDigest, max(c.decision.Live, 1), replaces)
 }
 
 // answer stores the intake and has CA:N:S signed.

@@ -67,7 +67,8 @@ func (a *Authority) Submit(ctx context.Context, id chancery.IntakeID, sub *chanc
 	if err != nil {
 		return nil, err
 	}
-	return a.Verdict(ctx, id)
+	in.State = state
+	return a.verdict(ctx, in)
 }
 
 func notUsable(err error) error {
@@ -235,7 +236,7 @@ func (a *Authority) verdict(ctx context.Context, in *store.Intake) (*chancery.Ve
 // issue takes an approved intake through the ledger. Whoever is second finds
 // the intake issued and reads the certificate.
 func (a *Authority) issue(ctx context.Context, in *store.Intake) (*chancery.Verdict, error) {
-	c, err := a.Ledger.Issue(ctx, &request{a: a, id: in.ID})
+	c, err := a.Ledger.Issue(ctx, &request{a: a, in: in})
 	if err == nil {
 		return &chancery.Verdict{Status: chancery.VerdictIssued, NC: c.Raw()}, nil
 	}
@@ -269,42 +270,41 @@ var errSettled = errors.New("intake is settled")
 
 // A request is an approved intake on its way into the log.
 type request struct {
-	a  *Authority
-	id chancery.IntakeID
-	// Of the last Prepare:
-	in        *store.Intake
-	notBefore time.Time
+	a         *Authority
+	in        *store.Intake // as it was submitted; nothing but its state has changed since
+	notBefore time.Time     // of the last Prepare
 }
 
 // Prepare checks again, inside the transaction that appends, what may have
 // changed since the gates.
 func (r *request) Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject, error) {
-	in, err := tx.Intake(r.id)
+	in, f := r.in, &r.in.Facts
+	state, err := tx.IntakeState(in.ID)
 	if err != nil {
 		return nil, err
 	}
-	if in.State != store.IntakeApproved {
+	if state != store.IntakeApproved {
 		return nil, errSettled
 	}
-	f := &in.Facts
-	if err := checkAlive(tx, in.NodeID); err != nil {
-		return nil, err
-	}
-	revoked, err := tx.RevokedChip(f.EKDigest)
+	list, err := tx.Rivals(in.NodeID, in.Name, f.EKDigest)
 	if err != nil {
 		return nil, err
 	}
-	if revoked && !f.Reenrol && !in.Renewal {
+	have := rivals(list)
+	if err := have.alive(in.NodeID); err != nil {
+		return nil, err
+	}
+	if have.revokedOn(f.EKDigest) && !f.Reenrol && !in.Renewal {
 		return nil, refuse(403, "revoked", "a revoked chip stays revoked", "a node on this chip was revoked")
 	}
-	if err := checkFree(tx, in.Name, in.NodeID, f.EKDigest, max(f.Live, 1), in.Replaces); err != nil {
+	if err := have.free(in.Name, in.NodeID, f.EKDigest, max(f.Live, 1), in.Replaces); err != nil {
 		return nil, err
 	}
 	ns, err := chancery.ParseNS(in.NS)
 	if err != nil {
 		return nil, err
 	}
-	r.in, r.notBefore = in, notBefore
+	r.notBefore = notBefore
 	life := r.a.Life
 	if f.Life > 0 {
 		life = min(life, f.Life)

@@ -89,6 +89,13 @@ func (t *Tx) Intake(id chancery.IntakeID) (*Intake, error) {
 	return &i, err
 }
 
+// IntakeState returns the state of an intake, which is all of it that changes
+// once it is submitted.
+func (t *Tx) IntakeState(id chancery.IntakeID) (state string, err error) {
+	err = t.row(`SELECT state FROM intakes WHERE id = ?`, []any{id[:]}, &state)
+	return state, err
+}
+
 // Intakes returns the intakes in a state, the oldest first.
 func (t *Tx) Intakes(state string) ([]Intake, error) {
 	return all(t, `SELECT `+intakeColumns+` FROM intakes WHERE state = ? ORDER BY created, id`, []any{state}, func(r *sql.Rows) (i Intake, err error) {

@@ -28,6 +28,8 @@ func TestLookupsUseIndexes(t *testing.T) {
 			tx.LiveOnChip([32]byte{})
 			tx.Approvals(chancery.IntakeID{})
 			tx.Intake(chancery.IntakeID{})
+			tx.IntakeState(chancery.IntakeID{})
+			tx.Rivals(chancery.NodeID{}, "edge-1", [32]byte{})
 			tx.EntriesOf(log, chancery.NodeID{})
 			tx.Entry(log, 7)
 			tx.Entries(log, 7, 256)
@@ -48,7 +50,7 @@ func TestLookupsUseIndexes(t *testing.T) {
 		})
 	}
 	plans := 0
-	for _, statements := range []*statements{s.read, s.write} {
+	for _, statements := range []*statements{s.read, s.write.statements} {
 		for query := range statements.m {
 			for _, step := range plan(t, s, query) {
 				plans++

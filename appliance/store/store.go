@@ -7,8 +7,8 @@
 //
 // # Writers
 //
-// There is one writer at a time. Whoever needs many small changes to be
-// durable puts them into one Update, as the ledger does with a batch.
+// There is one writer at a time. Changes that wait for it are committed
+// together, each by itself: what one does not finish is not in the commit.
 //
 // # Failure
 //
@@ -46,7 +46,7 @@ var migrations embed.FS
 
 // A Store is an open database.
 type Store struct {
-	write *statements // one connection: SQLite has one writer
+	write *writer // one connection: SQLite has one writer
 	read  *statements
 }
 
@@ -67,7 +67,7 @@ func Open(ctx context.Context, file string) (*Store, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	read.SetMaxOpenConns(8)
-	s := &Store{&statements{db: write, m: map[string]*sql.Stmt{}}, &statements{db: read, m: map[string]*sql.Stmt{}}}
+	s := &Store{&writer{statements: &statements{db: write, m: map[string]*sql.Stmt{}}}, &statements{db: read, m: map[string]*sql.Stmt{}}}
 	if err := s.migrate(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("store: %s: %w", file, err)
@@ -101,8 +101,9 @@ type Tx struct {
 }
 
 // Update runs f in a transaction and commits it if f returns nil. When Update
-// returns nil the changes are durable.
-func (s *Store) Update(ctx context.Context, f func(*Tx) error) error { return run(ctx, s.write, f) }
+// returns nil the changes are durable. f sees what others change in the same
+// commit, see [writer]; if the commit fails it does so for all of them.
+func (s *Store) Update(ctx context.Context, f func(*Tx) error) error { return s.write.update(ctx, f) }
 
 // View runs f in a transaction that sees one state of the database.
 func (s *Store) View(ctx context.Context, f func(*Tx) error) error { return run(ctx, s.read, f) }
@@ -121,6 +122,9 @@ func run(ctx context.Context, s *statements, f func(*Tx) error) error {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
+		if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil { // which was faster
+			err = ctx.Err()
+		}
 		return fmt.Errorf("store: %w", err)
 	}
 	return nil
