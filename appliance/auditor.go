@@ -26,8 +26,10 @@ import (
 // An auditor reads the logs of a coordinator and believes nothing but the
 // pointer record that its pin leads to.
 type auditor struct {
-	pin   string
-	audit bool // the audit log, not the issuance log
+	pin       string
+	witnesses []string // verifier keys
+	quorum    int
+	audit     bool // the audit log, not the issuance log
 
 	pointer *chancery.Pointer
 	client  *http.Client
@@ -38,6 +40,8 @@ type auditor struct {
 // command says.
 func (d *auditor) flags(c *cobra.Command) {
 	c.Flags().StringVar(&d.pin, "pin", "", "pin of the fleet, for a coordinator on another machine")
+	c.Flags().StringArrayVar(&d.witnesses, "witness", nil, "verifier key of a witness, as chancery witness show prints it; again for each")
+	c.Flags().IntVar(&d.quorum, "quorum", 0, "how many of the witnesses must have cosigned a checkpoint (default: all)")
 }
 
 // open finds the coordinator: the one that runs in the data directory, or one
@@ -132,8 +136,18 @@ func (d *auditor) source() (l logs.Log, p *tlog.Policy, r *tlog.HTTP, err error)
 	if l, err = d.log(); err != nil {
 		return l, nil, nil, err
 	}
-	if p, err = tlog.NewPolicy(l.Origin, []*tlog.Key{l.Key}, nil, 0); err != nil {
-		return l, nil, nil, err
+	keys := make([]*tlog.Key, len(d.witnesses))
+	for i, vkey := range d.witnesses {
+		if keys[i], err = tlog.ParseKey(vkey); err != nil {
+			return l, nil, nil, cli.Usage("chancery witness show prints it", "--witness: %w", err)
+		}
+	}
+	quorum := d.quorum
+	if quorum == 0 {
+		quorum = len(keys)
+	}
+	if p, err = tlog.NewPolicy(l.Origin, []*tlog.Key{l.Key}, keys, quorum); err != nil {
+		return l, nil, nil, cli.Usage("", "%w", err)
 	}
 	r, err = tlog.NewHTTP(d.base+l.Path, d.client)
 	return l, p, r, err

@@ -10,6 +10,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/witnesses"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/internal/durable"
@@ -41,6 +42,9 @@ type Config struct {
 	// ReattestWindow is how long after its last certificate expired a node that
 	// was away may come back with its old key and chip. Default 2160h, 90 days.
 	ReattestWindow Duration `toml:"reattest_window"`
+	// WitnessWait is how long certificates wait for the cosignatures of witnesses,
+	// so that nodes can require them. Default 0s: they do not.
+	WitnessWait Duration `toml:"witness_wait,omitempty"`
 	// DNSSuffix gives every node the DNS name NAME.SUFFIX. Optional.
 	DNSSuffix string `toml:"dns_suffix,omitempty"`
 
@@ -54,6 +58,9 @@ type Config struct {
 	// OperatorGroup is the group whose members are operators, beside the user
 	// that the coordinator runs as. Default none.
 	OperatorGroup string `toml:"operator_group,omitempty"`
+
+	// Witness lists the machines that cosign the logs.
+	Witness []witnesses.Config `toml:"witness,omitempty"`
 }
 
 // An HSMConfig is a [[hsm]] table: one token. Several with the same keys share
@@ -147,6 +154,9 @@ func (d dataDir) loadConfig() (Config, error) {
 	return c, c.check()
 }
 
+// maxWitnessWait is below the time that a node's request may take.
+const maxWitnessWait = 20 * time.Second
+
 func (c *Config) check() error {
 	switch {
 	case len(c.HSM) == 0:
@@ -155,6 +165,10 @@ func (c *Config) check() error {
 		return cli.Usage("", "heartbeat %s must be longer than 0 and at most half of crl_life %s", time.Duration(c.Heartbeat), time.Duration(c.CRLLife))
 	case c.DNSSuffix != "" && chancery.ValidateName(c.DNSSuffix) != nil:
 		return cli.Usage("as in nodes.example", "dns_suffix: %v", chancery.ValidateName(c.DNSSuffix))
+	case c.WitnessWait < 0 || time.Duration(c.WitnessWait) > maxWitnessWait:
+		return cli.Usage("0s is no waiting", "witness_wait %s must be between 0s and %s", time.Duration(c.WitnessWait), maxWitnessWait)
+	case c.WitnessWait > 0 && len(c.Witness) == 0:
+		return cli.Usage("name one in a [[witness]] table", "witness_wait is %s and there is no witness", time.Duration(c.WitnessWait))
 	case c.EnrollRate < 0:
 		return cli.Usage("0 is no limit", "enroll_rate %v must not be below 0", c.EnrollRate)
 	}

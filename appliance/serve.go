@@ -24,6 +24,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/appliance/witnesses"
 	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/internal/durable"
 )
@@ -79,7 +80,11 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 
-	l, err := ledger.Open(ctx, ledger.Config{Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), DNSSuffix: config.DNSSuffix, Now: time.Now, Logger: logger})
+	cosigners, err := witnesses.New(config.Witness, 0, nil)
+	if err != nil {
+		return cli.Usage("chancery witness show prints the keys", "%s: [[witness]]: %v", a.data.config(), err)
+	}
+	l, err := ledger.Open(ctx, ledger.Config{Witnesses: cosigners, WitnessWait: time.Duration(config.WitnessWait), Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), DNSSuffix: config.DNSSuffix, Now: time.Now, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -262,7 +262,7 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 	}
 	config := &state.Config{Name: ns.Name, Fleet: j.Fleet.Pin(), TPM: intake.TPM, PCRs: intake.PCRs, PINFile: intake.PINFile, EventLog: j.EventLog, Listen: state.DefaultListen}
 	if had, err := j.dir.Config(); err == nil { // of a node that rejoins
-		config.Listen, config.Advertise = had.Listen, had.Advertise
+		config.Listen, config.Advertise, config.Witnesses, config.Quorum = had.Listen, had.Advertise, had.Witnesses, had.Quorum
 	}
 	if err := j.dir.SaveConfig(config); err != nil {
 		return nil, err

@@ -49,6 +49,7 @@ var reasons = []struct {
 	{chancery.ErrUnknownLog, "unknown-log"},
 	{chancery.ErrUnknownCA, "unknown-ca"},
 	{chancery.ErrCARevoked, "ca-revoked"},
+	{chancery.ErrWitness, "witness"},
 	{chancery.ErrCASignature, "ca-signature"},
 	{chancery.ErrSuiteFloor, "suite-floor"},
 	{chancery.ErrNotValidNow, "not-valid-now"},

@@ -135,8 +135,12 @@ func open(dir *state.Dir, o Options) (_ *agent, err error) {
 	if err := a.openChip(); err != nil {
 		return nil, err
 	}
+	policy, err := a.config.Policy()
+	if err != nil {
+		return nil, err
+	}
 	a.mesh, err = mesh.New(mesh.Config{
-		Verifier: a.verifier, Identity: a.present, Self: a.self,
+		Policy: policy, Verifier: a.verifier, Identity: a.present, Self: a.self,
 		OnNewerCRL: a.fetchCRL, Now: a.Now, Logger: a.Logger,
 	})
 	if err != nil {

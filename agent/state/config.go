@@ -2,25 +2,29 @@ package state
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"fmt"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/internal/tomlkeys"
+	"github.com/chancery-pki/chancery/merkle/tlog"
 )
 
 // A Config is what an agent has to be told. The enrolment writes it; operators
 // may edit the addresses.
 type Config struct {
-	Name      string `toml:"name" comment:"name of the node, as in its certificate"`
-	Fleet     string `toml:"fleet" comment:"pin of the fleet"`
-	TPM       string `toml:"tpm" comment:"device of the TPM: /dev/tpmrm0, or swtpm:/path/to/socket"`
-	PCRs      []int  `toml:"pcrs" comment:"PCRs that the node quotes, and that a sealed key is sealed to"`
-	PINFile   string `toml:"key_pin_file,omitempty" comment:"file with the PIN of N:SK, for a key that asks for one"`
-	EventLog  string `toml:"event_log,omitempty" comment:"file with the boot's event log; empty: where Linux has it"`
-	Listen    string `toml:"listen" comment:"where the node listens for its peers, host:port"`
-	Advertise string `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`
+	Name      string   `toml:"name" comment:"name of the node, as in its certificate"`
+	Fleet     string   `toml:"fleet" comment:"pin of the fleet"`
+	TPM       string   `toml:"tpm" comment:"device of the TPM: /dev/tpmrm0, or swtpm:/path/to/socket"`
+	PCRs      []int    `toml:"pcrs" comment:"PCRs that the node quotes, and that a sealed key is sealed to"`
+	PINFile   string   `toml:"key_pin_file,omitempty" comment:"file with the PIN of N:SK, for a key that asks for one"`
+	EventLog  string   `toml:"event_log,omitempty" comment:"file with the boot's event log; empty: where Linux has it"`
+	Listen    string   `toml:"listen" comment:"where the node listens for its peers, host:port"`
+	Witnesses []string `toml:"witnesses,omitempty" comment:"verifier keys of the witnesses whose cosignatures peers' certificates must have"`
+	Quorum    int      `toml:"witness_quorum,omitempty" comment:"how many of the witnesses; 0 is all"`
+	Advertise string   `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`
 }
 
 // DefaultListen is where a node listens for its peers unless told otherwise.
@@ -28,6 +32,32 @@ const DefaultListen = ":7443"
 
 // Pin returns the fleet.
 func (c *Config) Pin() (chancery.FleetID, error) { return chancery.ParsePin(c.Fleet) }
+
+// Policy returns what is asked of every peer: the cosignatures of witnesses.
+func (c *Config) Policy() (p chancery.Policy, err error) {
+	for _, vkey := range c.Witnesses {
+		k, err := tlog.ParseKey(vkey)
+		if err != nil {
+			return p, fmt.Errorf("witnesses: %w", err)
+		}
+		public, ok := k.Public().(*ecdsa.PublicKey)
+		if !ok || k.CosignerID().IsZero() {
+			return p, fmt.Errorf("witnesses: the key of %s is for checkpoints; the one for certificates has a name like oid/1.3.6.1.4.1.32473.9", k.Name())
+		}
+		key, err := chancery.NewPublicKey(public)
+		if err != nil {
+			return p, fmt.Errorf("witnesses: %w", err)
+		}
+		p.Witnesses = append(p.Witnesses, chancery.WitnessKey{ID: k.CosignerID(), Key: key})
+	}
+	if p.Quorum = c.Quorum; c.Quorum == 0 {
+		p.Quorum = len(p.Witnesses)
+	}
+	if p.Quorum < 0 || p.Quorum > len(p.Witnesses) {
+		return p, fmt.Errorf("witness_quorum %d of %d witnesses", c.Quorum, len(p.Witnesses))
+	}
+	return p, nil
+}
 
 // Config returns the configuration. Unknown keys are errors.
 func (d *Dir) Config() (*Config, error) { return read(d, "agent.toml", parseConfig) }
@@ -55,5 +85,6 @@ func parseConfig(b []byte) (*Config, error) {
 	if _, err := c.Pin(); err != nil {
 		return nil, fmt.Errorf("fleet: %w", err)
 	}
-	return c, nil
+	_, err := c.Policy()
+	return c, err
 }

@@ -1,6 +1,10 @@
 package state_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +17,8 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/state"
+	"github.com/chancery-pki/chancery/merkle"
+	"github.com/chancery-pki/chancery/merkle/tlog"
 	"github.com/chancery-pki/chancery/simulator/fleet"
 	"github.com/chancery-pki/chancery/tpm"
 )
@@ -280,6 +286,44 @@ func TestConfigIsStrict(t *testing.T) {
 		}
 		if test.ok && c.Listen != state.DefaultListen {
 			t.Errorf("listen %q", c.Listen)
+		}
+	}
+}
+
+// What a node asks of its peers' witnesses is clear before it meets any.
+func TestPolicy(t *testing.T) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := merkle.ParseTrustAnchorID("32473.9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cosigner, err := tlog.NewCosignerKey(id, &private.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := tlog.NewWitnessKey("witness.example/w1", make(ed25519.PublicKey, ed25519.PublicKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		config state.Config
+		quorum int // -1 is an error
+	}{
+		{"none", state.Config{}, 0},
+		{"one", state.Config{Witnesses: []string{cosigner.String()}}, 1},
+		{"one, in so many words", state.Config{Witnesses: []string{cosigner.String()}, Quorum: 1}, 1},
+		{"two of one", state.Config{Witnesses: []string{cosigner.String()}, Quorum: 2}, -1},
+		{"fewer than none", state.Config{Quorum: -1}, -1},
+		{"a key for checkpoints", state.Config{Witnesses: []string{plain.String()}}, -1},
+		{"no key", state.Config{Witnesses: []string{"x"}}, -1},
+	} {
+		p, err := test.config.Policy()
+		if (err != nil) != (test.quorum < 0) || err == nil && (p.Quorum != test.quorum || len(p.Witnesses) != len(test.config.Witnesses)) {
+			t.Errorf("%s: %+v, %v", test.name, p, err)
 		}
 	}
 }

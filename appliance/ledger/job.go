@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -186,6 +187,8 @@ func (l *Ledger) run(ctx context.Context, j *job) {
 	l.resync(ctx, g.Wait())
 	if len(j.checkpoints) > 0 {
 		err := errors.Join(l.ofIssuance().run(ctx), l.ofAudit().run(ctx))
+		l.ofIssuance().witness()
+		l.ofAudit().witness()
 		for _, done := range j.checkpoints {
 			done <- err
 		}
@@ -286,6 +289,10 @@ func (l *Ledger) runIssues(ctx context.Context, issues []*issue) error {
 			i.done <- issued{err: err}
 		}
 		return err
+	}
+	if l.cosigned() {
+		l.cosign(ctx, batch, subtree)
+		return nil
 	}
 	for _, i := range batch {
 		i.done <- issued{subtree: subtree}
@@ -400,11 +407,9 @@ func (l *Ledger) proof(index uint64, subtree *store.Subtree) (merkle.Proof, erro
 	if err != nil {
 		return merkle.Proof{}, err
 	}
-	return merkle.Proof{
-		Subtree:    subtree.Tree,
-		Inclusion:  path,
-		Signatures: []merkle.SubtreeSignature{{Cosigner: l.ca, Signature: subtree.Signature.ASN1()}},
-	}, nil
+	signatures := append([]merkle.SubtreeSignature{{Cosigner: l.ca, Signature: subtree.Signature.ASN1()}}, subtree.Cosignatures...)
+	slices.SortFunc(signatures, func(a, b merkle.SubtreeSignature) int { return a.Cosigner.Compare(b.Cosigner) })
+	return merkle.Proof{Subtree: subtree.Tree, Inclusion: path, Signatures: signatures}, nil
 }
 
 // runCRL fixes the next list from what is committed, signs it and shows it.

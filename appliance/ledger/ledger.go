@@ -41,10 +41,12 @@ import (
 	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/logs"
 	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/appliance/witnesses"
 	"github.com/chancery-pki/chancery/merkle"
 )
 
-// A Config says what a ledger works on. All fields are required.
+// A Config says what a ledger works on. All fields but DNSSuffix and those about
+// witnesses are required.
 type Config struct {
 	Store   *store.Store
 	Signer  chancery.Signer // CA:SK, the pointer record's current key
@@ -54,8 +56,14 @@ type Config struct {
 	// DNSSuffix gives every node the DNS name NAME.SUFFIX. The only field that
 	// may be empty: then nodes have none.
 	DNSSuffix string
-	Now       func() time.Time
-	Logger    *slog.Logger
+	// Witnesses cosign checkpoints of both logs; nil is none. With a WitnessWait
+	// certificates wait as long for their cosignatures, which costs each batch
+	// a checkpoint.
+	Witnesses   *witnesses.Set
+	WitnessWait time.Duration
+
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 // A Ledger signs for one CA key and appends to its current log. Its methods
@@ -82,8 +90,10 @@ type Ledger struct {
 
 	issuance, audit *Public
 
-	stop context.CancelFunc
-	done chan struct{}
+	stop   context.CancelFunc
+	done   chan struct{}
+	life   context.Context // until Close
+	beside sync.WaitGroup  // what runs beside the jobs
 }
 
 // ErrClosed is the answer to calls that a closing ledger did not get to.
@@ -118,9 +128,11 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := l.load(ctx); err != nil {
 		return nil, err
 	}
-	run, stop := context.WithCancel(context.Background())
-	l.stop = stop
-	go l.loop(run)
+	l.life, l.stop = context.WithCancel(context.Background())
+	go l.loop(l.life)
+	for _, c := range []checkpoints{l.ofIssuance(), l.ofAudit()} {
+		c.witness()
+	}
 	if l.CRL() == nil {
 		if err := l.PublishCRL(ctx); err != nil {
 			l.Close()
@@ -165,6 +177,7 @@ func (l *Ledger) public() error {
 func (l *Ledger) Close() {
 	l.stop()
 	<-l.done
+	l.beside.Wait()
 }
 
 // load takes over from the store what the ledger does not have yet, and signs

@@ -18,6 +18,7 @@ import (
 type Public struct {
 	logs.Log
 	newest  atomic.Pointer[published] // nil while there is no signed checkpoint
+	asking  atomic.Bool               // witnesses are being asked about it
 	hashes  tlog.Source
 	entries func(ctx context.Context, from uint64, limit int) ([][]byte, error)
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"database/sql"
+	"slices"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -17,6 +18,10 @@ type Subtree struct {
 	Tree       merkle.Subtree
 	Root       merkle.Hash
 	Signature  chancery.Signature // nil until signed
+
+	// Cosignatures are those of witnesses that its certificates have, in the
+	// order of the cosigners. Only [Tx.SubtreeOf] fills them in.
+	Cosignatures []merkle.SubtreeSignature
 }
 
 const subtreeColumns = `batch_start, tree_start, tree_end, root, signature`
@@ -41,7 +46,31 @@ func (t *Tx) SubtreeOf(l Log, index uint64) (*Subtree, error) {
 	var s Subtree
 	err := t.row(`SELECT `+subtreeColumns+` FROM subtrees WHERE ca = ? AND log = ? AND tree_end > ? AND batch_start <= ? ORDER BY tree_end LIMIT 1`,
 		[]any{l.CA, l.Number, int64(index), int64(index)}, s.dest()...)
+	if err != nil {
+		return nil, err
+	}
+	s.Cosignatures, err = all(t, `SELECT cosigner, signature FROM cosignatures WHERE ca = ? AND log = ? AND tree_end = ?`, []any{l.CA, l.Number, int64(s.Tree.End)},
+		func(r *sql.Rows) (c merkle.SubtreeSignature, err error) {
+			var id string
+			if err := r.Scan(&id, &c.Signature); err != nil {
+				return c, err
+			}
+			c.Cosigner, err = merkle.ParseTrustAnchorID(id)
+			return c, err
+		})
+	slices.SortFunc(s.Cosignatures, func(a, b merkle.SubtreeSignature) int { return a.Cosigner.Compare(b.Cosigner) })
 	return &s, err
+}
+
+// InsertCosignatures stores what witnesses signed of a batch.
+func (t *Tx) InsertCosignatures(l Log, s *Subtree, list []merkle.SubtreeSignature) error {
+	for _, c := range list {
+		err := t.exec(`INSERT INTO cosignatures (ca, log, tree_end, cosigner, signature) VALUES (?, ?, ?, ?, ?)`, l.CA, l.Number, int64(s.Tree.End), c.Cosigner.String(), c.Signature)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Subtrees returns up to limit messages whose batch begins at an index or
