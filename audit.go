@@ -13,10 +13,10 @@ import (
 // own accord: one entry of the audit log (docs/protocol.md section 5.6).
 // Nothing in it is secret.
 type AuditEntry struct {
-	At       time.Time // whole seconds
-	Operator string    // 1 to 255 bytes of text; [AuditCoordinator] for the coordinator itself
-	Action   string    // as in "node.approve": 1 to 64 of a-z, 0-9, dot and hyphen
-	Subject  string    // what it was done to, such as a node's name; up to 255 bytes of text, may be empty
+	At       time.Time     // whole seconds
+	Operator string        // 1 to 255 bytes of text; [AuditCoordinator] for the coordinator itself
+	Action   string        // as in "node.approve": 1 to 64 of a-z, 0-9, dot and hyphen
+	Subject  string        // what it was done to, such as a node's name; up to 255 bytes of text, may be empty
 	Details  []AuditDetail // in the order of their names
 }
 
