@@ -18,10 +18,11 @@ import (
 	"github.com/chancery-pki/chancery/tpm"
 )
 
-// build builds one of the programs, in the package ./appliance or ./agent.
-func build(dir, pkg string) (program string, err error) {
+// build builds the program of a package, such as ./appliance or ./agent.
+func build(dir, pkg string, flags ...string) (program string, err error) {
 	program = filepath.Join(dir, "chancery-"+filepath.Base(pkg))
-	out, err := exec.Command("go", "build", "-o", program, pkg).CombinedOutput()
+	args := append([]string{"build", "-o", program}, flags...)
+	out, err := exec.Command("go", append(args, pkg)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
 	}
@@ -37,8 +38,18 @@ type coordinator struct {
 	process      *child.Child
 }
 
-// startCoordinator makes a fleet in a new directory.
+// startCoordinator makes a fleet in a new directory, and has the program serve
+// it.
 func startCoordinator(program, dir string, makers []string) (*coordinator, error) {
+	c, err := newCoordinator(program, dir, makers)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.start()
+}
+
+// newCoordinator makes a fleet in a new directory. Nobody serves it yet.
+func newCoordinator(program, dir string, makers []string) (*coordinator, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -53,27 +64,40 @@ func startCoordinator(program, dir string, makers []string) (*coordinator, error
 	if c.fleet, err = chancery.ParsePin(made.Pin); err != nil {
 		return nil, err
 	}
-	if err := c.configure("enroll_rate", "0.0"); err != nil {
-		return nil, err
+	return c, c.configure("enroll_rate", "0.0")
+}
+
+// start has the program serve, with what is added to its environment.
+func (c *coordinator) start(env ...string) error {
+	if err := c.launch(env...); err != nil {
+		return err
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	err := eventually(func() error { return c.run(nil, "status") })
 	if err != nil {
-		return nil, err
+		c.stop()
+	}
+	return err
+}
+
+// launch starts the program, which serves as soon as it can.
+func (c *coordinator) launch(env ...string) error {
+	log, err := os.Create(filepath.Join(c.dir, "log"))
+	if err != nil {
+		return err
 	}
 	defer log.Close() // the program has its own
-	cmd := exec.Command(program, "--data", dir, "serve")
-	cmd.Stdout, cmd.Stderr = log, log
-	if c.process, err = child.Start(cmd); err != nil {
-		return nil, err
-	}
+	cmd := exec.Command(c.program, "--data", c.dir, "serve")
+	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, append(os.Environ(), env...)
+	c.process, err = child.Start(cmd)
+	return err
+}
+
+// eventually tries until it succeeds.
+func eventually(try func() error) error {
 	for deadline := time.Now().Add(giveUp); ; time.Sleep(20 * time.Millisecond) {
-		err := c.run(nil, "status")
-		if err == nil {
-			return c, nil
-		}
-		if time.Now().After(deadline) {
-			c.stop()
-			return nil, err
+		err := try()
+		if err == nil || time.Now().After(deadline) {
+			return err
 		}
 	}
 }

@@ -3,6 +3,7 @@
 //
 //	go run ./benchmarks                # all of it
 //	go run ./benchmarks hsm            # what is named; other lines of the summary stay
+//	go run ./benchmarks -short ledger  # less of it, where there is much; the summary stays as it is
 //
 // A figure is the median over rounds in which ours and the peer's run in turn,
 // in CPU time, so that neither other load on the machine nor a drifting clock
@@ -12,6 +13,7 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -31,7 +33,20 @@ type measure struct {
 }
 
 var measures = []measure{{"proof", proof}, {"list", list}, {"hsm-sign", signing}, {"hsm-failover", failover},
-	{"evidence-cpu", evidenceCPU}, {"evidence-500", enrolments}, {"agent-memory", memory}, {"tpm-models", models}}
+	{"evidence-cpu", evidenceCPU}, {"evidence-500", enrolments}, {"agent-memory", memory}, {"tpm-models", models},
+	{"proof-verify", proofVerify}, {"ledger-rate", ledgerRate}, {"ledger-slow-hsm", slowHSM}, {"enrol-https", enrolHTTPS}}
+
+// short is for trying a measure out: those that take minutes are smaller, and
+// nothing is written.
+var short = flag.Bool("short", false, "smaller measures, and results/summary.json stays as it is")
+
+// sized returns how much of something a measure takes.
+func sized(all, ofShort int) int {
+	if *short {
+		return ofShort
+	}
+	return all
+}
 
 // called reports whether the name on the command line means m: "hsm" means
 // all whose names begin so.
@@ -45,7 +60,8 @@ func main() {
 	if len(os.Args) == 3 && os.Args[1] == workerName {
 		err = work(os.Args[2])
 	} else {
-		err = run(os.Args[1:])
+		flag.Parse()
+		err = run(flag.Args())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -84,10 +100,16 @@ func run(names []string) error {
 			fmt.Println(r)
 			s.put(r)
 		}
+		if *short {
+			continue
+		}
 		if err := s.write(); err != nil {
 			return err
 		}
 		all = append(all, results...)
+	}
+	if *short {
+		return nil
 	}
 	if len(names) == 0 {
 		s = all // and no lines of measures that are no more

@@ -86,6 +86,9 @@ func (w *worker) stop() error {
 
 // work is the worker's main. The rest of the file is in its process.
 func work(role string) error {
+	if role == clerkName {
+		return clerkWork()
+	}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	var j job
 	if err := in.Decode(&j); err != nil {
@@ -148,15 +151,21 @@ func (s *side) cost(n, callers int) (cost, error) {
 func (s *side) cpu() time.Duration {
 	sum := cpu()
 	for _, pid := range s.children {
-		// The clock of another process (clock_getcpuclockid(3)): /proc/PID/stat
-		// has the same figure in hundredths of a second.
-		var t unix.Timespec
-		if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
+		used, err := cpuOf(pid)
+		if err != nil {
 			panic(err)
 		}
-		sum += time.Duration(t.Nano())
+		sum += used
 	}
 	return sum
+}
+
+// cpuOf is the CPU time that another process has used (clock_getcpuclockid(3)):
+// /proc/PID/stat has the same figure in hundredths of a second.
+func cpuOf(pid int) (time.Duration, error) {
+	var t unix.Timespec
+	err := unix.ClockGettime(int32(^pid<<3|2), &t)
+	return time.Duration(t.Nano()), err
 }
 
 // statement is what all sign, in the fleet of zeros.
@@ -195,7 +204,7 @@ func openPool(j job) (*side, error) {
 	if err != nil {
 		return nil, err
 	}
-	pids, err := children()
+	pids, err := children(os.Getpid())
 	if err != nil {
 		return nil, err
 	}
@@ -212,9 +221,9 @@ func signer(key chancery.Signer) func(int) error {
 	}
 }
 
-// children returns the processes that this one started (proc(5)).
-func children() (pids []int, err error) {
-	lists, err := filepath.Glob("/proc/self/task/*/children")
+// children returns the processes that another one started (proc(5)).
+func children(of int) (pids []int, err error) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", of))
 	if err != nil {
 		return nil, err
 	}
