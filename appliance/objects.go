@@ -116,10 +116,22 @@ func (a *app) tokenCommand() *cobra.Command {
 func (a *app) nodeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "Nodes"}
 	c.AddCommand(&cobra.Command{Use: "list", Short: "List nodes, and who waits to become one", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		var list []api.NodeInfo
-		if err := a.call(c.Context(), "GET", "/v1/nodes", nil, &list); err != nil {
+		list := []api.NodeInfo{}
+		for after, page := (api.NodeInfo{}), []api.NodeInfo(nil); ; after = page[len(page)-1] {
+			page = nil
+			query := url.Values{"after": {after.Name}, "id": {after.NodeID}}
+			if err := a.call(c.Context(), "GET", "/v1/nodes?"+query.Encode(), nil, &page); err != nil {
+				return err
+			}
+			if list = append(list, page...); len(page) < api.PageSize {
+				break
+			}
+		}
+		var pending []api.NodeInfo
+		if err := a.call(c.Context(), "GET", "/v1/pending", nil, &pending); err != nil {
 			return err
 		}
+		list = append(list, pending...)
 		return a.out.Print(list, func(w io.Writer) {
 			table(w, "NAME\tSTATE\tASSURANCE\tCHIP\tENROLLED\tADDRESS", func(row func(...any)) {
 				for _, n := range list {

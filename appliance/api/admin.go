@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"log/slog"
 	"net/http"
 	"time"
@@ -212,7 +213,8 @@ type LogCheckpoint struct {
 	Signature []byte    `json:"signature"`
 }
 
-// PageSize is how many entries a LogPage has at most.
+// PageSize is how many entries a LogPage has at most, and how many nodes and
+// certificates a page of a list.
 const PageSize = 1000
 
 type named struct {
@@ -272,8 +274,18 @@ func NewAdmin(a *Admin) http.Handler {
 }
 
 func (a *Admin) nodes(api huma.API) {
-	huma.Get(api, "/v1/nodes", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[[]NodeInfo], error) {
-		list, err := a.nodeList(ctx)
+	type pageIn struct {
+		After string `query:"after" doc:"name of the last node of the page before"`
+		ID    string `query:"id" doc:"its node_id, in hex" pattern:"^([0-9a-f]{64})?$"`
+	}
+	huma.Get(api, "/v1/nodes", handle(a.Logger, func(ctx context.Context, in *pageIn) (*body[[]NodeInfo], error) {
+		var id chancery.NodeID
+		hex.Decode(id[:], []byte(in.ID)) // it has the pattern
+		list, err := a.nodePage(ctx, in.After, id)
+		return &body[[]NodeInfo]{list}, err
+	}))
+	huma.Get(api, "/v1/pending", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*body[[]NodeInfo], error) {
+		list, err := a.pending(ctx)
 		return &body[[]NodeInfo]{list}, err
 	}))
 	huma.Get(api, "/v1/nodes/{name}", handle(a.Logger, func(ctx context.Context, in *named) (*body[[]NodeInfo], error) {

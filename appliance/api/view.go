@@ -14,6 +14,9 @@ import (
 	"github.com/chancery-pki/chancery/merkle"
 )
 
+// maxHeld is how many held nodes a Status names.
+const maxHeld = 10
+
 func (a *Admin) status(ctx context.Context) (s Status, err error) {
 	crl := a.Ledger.CRL()
 	s = Status{
@@ -28,29 +31,24 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 	}
 	s.Pointer.Seq, s.Pointer.Expires = a.Pointer.Seq, a.Pointer.Expires
 	err = a.Store.View(ctx, func(tx *store.Tx) error {
-		nodes, err := tx.Nodes()
+		census, err := tx.Census()
 		if err != nil {
 			return err
 		}
-		for _, n := range nodes {
-			switch {
-			case n.State != store.NodeActive:
-				s.Revoked++
-			default:
-				s.Nodes++
-				if n.Held != "" {
-					s.Problems = append(s.Problems, fmt.Sprintf("node %s is held: %s", n.Name, n.Held))
-				}
-				if n.Simulator {
-					s.Simulators++
-				}
-			}
-		}
-		pending, err := tx.Intakes(store.IntakePending)
+		s.Nodes, s.Simulators, s.Revoked = census.Live, census.Simulators, census.Ended
+		held, err := tx.NodesHeld(maxHeld)
 		if err != nil {
 			return err
 		}
-		s.Pending = len(pending)
+		for _, n := range held {
+			s.Problems = append(s.Problems, fmt.Sprintf("node %s is held: %s", n.Name, n.Held))
+		}
+		if more := census.Held - len(held); more > 0 {
+			s.Problems = append(s.Problems, fmt.Sprintf("%d more nodes are held", more))
+		}
+		if s.Pending, err = tx.CountIntakes(store.IntakePending); err != nil {
+			return err
+		}
 		reseals, err := tx.Reseals()
 		for _, r := range reseals {
 			if r.Signature == nil {
@@ -121,27 +119,47 @@ func nodeInfo(n *store.Node) NodeInfo {
 		Rule: n.Rule, Held: n.Held, Attested: n.Attested, Epoch: n.Epoch, Retire: n.Retire}
 }
 
-func (a *Admin) nodeList(ctx context.Context) (list []NodeInfo, err error) {
-	list = []NodeInfo{}
+// nodePage is the nodes after a name and a node_id.
+func (a *Admin) nodePage(ctx context.Context, name string, id chancery.NodeID) (list []NodeInfo, err error) {
 	err = a.Store.View(ctx, func(tx *store.Tx) error {
-		nodes, err := tx.Nodes()
-		if err != nil {
-			return err
-		}
-		for i := range nodes {
-			list = append(list, nodeInfo(&nodes[i]))
-		}
-		pending, err := tx.Intakes(store.IntakePending)
-		for i := range pending {
-			n, err := pendingInfo(tx, &pending[i])
-			if err != nil {
-				return err
-			}
-			list = append(list, n)
-		}
+		nodes, err := tx.NodesAfter(name, id, PageSize)
+		list = nodeInfos(nodes)
 		return err
 	})
 	return list, err
+}
+
+func nodeInfos(nodes []store.Node) []NodeInfo {
+	list := []NodeInfo{}
+	for i := range nodes {
+		list = append(list, nodeInfo(&nodes[i]))
+	}
+	return list
+}
+
+// pending is who waits for approval.
+func (a *Admin) pending(ctx context.Context) (list []NodeInfo, err error) {
+	err = a.Store.View(ctx, func(tx *store.Tx) (err error) {
+		list, err = pendingNodes(tx)
+		return err
+	})
+	return list, err
+}
+
+func pendingNodes(tx *store.Tx) ([]NodeInfo, error) {
+	list := []NodeInfo{}
+	pending, err := tx.Intakes(store.IntakePending)
+	if err != nil {
+		return nil, err
+	}
+	for i := range pending {
+		n, err := pendingInfo(tx, &pending[i])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, n)
+	}
+	return list, nil
 }
 
 func pendingInfo(tx *store.Tx, p *store.Intake) (n NodeInfo, err error) {
@@ -165,27 +183,15 @@ func missing(err error, name string) error {
 	return err
 }
 
-func (a *Admin) nodesCalled(ctx context.Context, name string) ([]NodeInfo, error) {
-	all, err := a.nodeList(ctx)
-	if err != nil {
-		return nil, err
-	}
-	found := []NodeInfo{}
-	for _, n := range all {
-		if n.Name == name {
-			found = append(found, n)
-		}
-	}
-	if len(found) == 0 {
-		return nil, missing(store.ErrNotFound, name)
-	}
+func (a *Admin) nodesCalled(ctx context.Context, name string) (found []NodeInfo, err error) {
 	err = a.Store.View(ctx, func(tx *store.Tx) error {
+		nodes, err := tx.NodesCalled(name)
+		if err != nil {
+			return err
+		}
+		found = nodeInfos(nodes)
 		for i := range found {
-			id, err := hex.DecodeString(found[i].NodeID)
-			if err != nil {
-				return err
-			}
-			entries, err := tx.EntriesOf(a.Ledger.Log(), chancery.NodeID(id))
+			entries, err := tx.EntriesOf(a.Ledger.Log(), nodes[i].ID)
 			if err != nil {
 				return err
 			}
@@ -193,8 +199,17 @@ func (a *Admin) nodesCalled(ctx context.Context, name string) ([]NodeInfo, error
 				found[i].Serials = append(found[i].Serials, fmt.Sprintf("%d:%d", a.Ledger.Log().Number, e.Index))
 			}
 		}
-		return nil
+		waiting, err := pendingNodes(tx)
+		for _, n := range waiting {
+			if n.Name == name {
+				found = append(found, n)
+			}
+		}
+		return err
 	})
+	if err == nil && len(found) == 0 {
+		err = missing(store.ErrNotFound, name)
+	}
 	return found, err
 }
 

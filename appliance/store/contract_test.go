@@ -248,9 +248,10 @@ func testNodes(d *db) {
 	d.update(func(tx *store.Tx) error { return errors.Join(tx.PutNode(b), tx.PutNode(a), tx.PutNode(plain)) })
 	same(d, "node", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }), a)
 	same(d, "node by name", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("c") }), plain)
-	same(d, "nodes on the chip", look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.LiveOnChip(b.EKDigest) }), []store.Node{*b})
-	same(d, "nodes on another chip", len(look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.LiveOnChip([32]byte{9}) })), 0)
-	same(d, "nodes by name", look(d, (*store.Tx).Nodes), []store.Node{*a, *b, *plain})
+	same(d, "nodes by name", look(d, nodesAfter("", chancery.NodeID{}, 9)), []store.Node{*a, *b, *plain})
+	same(d, "the first page", look(d, nodesAfter("", chancery.NodeID{}, 2)), []store.Node{*a, *b})
+	same(d, "the second page", look(d, nodesAfter(b.Name, b.ID, 2)), []store.Node{*plain})
+	same(d, "census", look(d, (*store.Tx).Census), store.Census{Live: 3, Simulators: simulators(a, b, plain)})
 	for _, missing := range []func(*store.Tx) (*store.Node, error){
 		func(tx *store.Tx) (*store.Node, error) { return tx.Node(id(9)) },
 		func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("nobody") },
@@ -267,6 +268,28 @@ func testNodes(d *db) {
 	renewed.Enrolled, renewed.Address, renewed.Seen = start, "[2001:db8::1]:7443", later
 	same(d, "renewed", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }), renewed)
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.SetAddress(id(9), "x", later) })
+}
+
+func nodesAfter(name string, id chancery.NodeID, limit int) func(*store.Tx) ([]store.Node, error) {
+	return func(tx *store.Tx) ([]store.Node, error) { return tx.NodesAfter(name, id, limit) }
+}
+
+func simulators(nodes ...*store.Node) (n int) {
+	for _, node := range nodes {
+		if node.Simulator {
+			n++
+		}
+	}
+	return n
+}
+
+// onChip returns the names and states of the nodes on a chip.
+func onChip(d *db, ek [32]byte) (list []string) {
+	for _, r := range look(d, func(tx *store.Tx) ([]store.Rival, error) { return tx.Rivals(chancery.NodeID{}, "", ek) }) {
+		list = append(list, r.Name+" "+r.State)
+	}
+	slices.Sort(list)
+	return list
 }
 
 func testTaken(d *db) {
@@ -290,8 +313,10 @@ func testTaken(d *db) {
 	again := node(4, "a")
 	d.update(func(tx *store.Tx) error { return tx.PutNode(again) })
 	same(d, "the live one", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("a") }).ID, again.ID)
-	same(d, "a revoked chip", look(d, func(tx *store.Tx) (bool, error) { return tx.RevokedChip(a.EKDigest) }), true)
-	same(d, "a live chip", look(d, func(tx *store.Tx) (bool, error) { return tx.RevokedChip(again.EKDigest) }), false)
+	same(d, "all that had the name", look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.NodesCalled("a") })[1].ID, sameName.ID)
+	same(d, "census", look(d, (*store.Tx).Census), store.Census{Live: 2, Simulators: simulators(again, other), Ended: 2})
+	same(d, "a revoked chip", onChip(d, a.EKDigest), []string{"a revoked"})
+	same(d, "a live chip", onChip(d, again.EKDigest), []string{"a active"})
 }
 
 func testRevokeNode(d *db) {
@@ -358,7 +383,7 @@ func testRevokeNode(d *db) {
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.RevokeNode(id(9), "unknown", end); return err })
 	same(d, "node after a second revocation", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }), n)
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.SetAddress(a.ID, "x", end) })
-	same(d, "live nodes on the chip", len(look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.LiveOnChip(a.EKDigest) })), 0)
+	same(d, "nodes on the chip", onChip(d, a.EKDigest), []string{"a revoked"})
 
 	// A revoked node that is stored again stays revoked.
 	d.update(func(tx *store.Tx) error { return tx.PutNode(a) })
@@ -677,7 +702,7 @@ func testReplaced(d *db) {
 	n := look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) })
 	same(d, "state", []any{n.State, n.Reason, n.Revoked}, []any{store.NodeReplaced, "new key", later})
 	same(d, "its certificate", look(d, func(tx *store.Tx) (*store.Entry, error) { return tx.Entry(log, 0) }).Revoked, later)
-	same(d, "the chip is barred", look(d, func(tx *store.Tx) (bool, error) { return tx.RevokedChip(a.EKDigest) }), false)
+	same(d, "the chip is not barred", onChip(d, a.EKDigest), []string{"a active", "a replaced"})
 	same(d, "the live one", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("a") }).ID, successor.ID)
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.ReplaceNode(a.ID, "again", end); return err })
 }
@@ -688,6 +713,12 @@ func testHold(d *db) {
 	for _, reason := range []string{"boot state", ""} {
 		d.update(func(tx *store.Tx) error { return tx.Hold(a.ID, reason) })
 		same(d, "held", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }).Held, reason)
+		var held []string
+		for _, n := range look(d, func(tx *store.Tx) ([]store.Node, error) { return tx.NodesHeld(9) }) {
+			held = append(held, n.Held)
+		}
+		same(d, "all that are held", held, map[bool][]string{true: {reason}}[reason != ""])
+		same(d, "how many are held", look(d, (*store.Tx).Census).Held, len(held))
 	}
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.Hold(id(9), "x") })
 }

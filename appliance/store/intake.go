@@ -103,6 +103,12 @@ func (t *Tx) Intakes(state string) ([]Intake, error) {
 	})
 }
 
+// CountIntakes returns how many intakes are in a state.
+func (t *Tx) CountIntakes(state string) (n int, err error) {
+	err = t.row(`SELECT COUNT(*) FROM intakes WHERE state = ?`, []any{state}, &n)
+	return n, err
+}
+
 // SubmitIntake notes the submission for an open intake, the facts as they are
 // with it, and the state that follows.
 func (t *Tx) SubmitIntake(i *Intake, state string) error {

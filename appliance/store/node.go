@@ -101,25 +101,53 @@ func (t *Tx) NodeByName(name string) (*Node, error) {
 	return &n, err
 }
 
-// Nodes returns all nodes by name.
-func (t *Tx) Nodes() ([]Node, error) {
-	return all(t, `SELECT `+nodeColumns+` FROM nodes ORDER BY name, enrolled`, nil, func(r *sql.Rows) (n Node, err error) {
+// NodesAfter returns the nodes after a name and, of that name, after a node_id,
+// in this order; at most limit.
+func (t *Tx) NodesAfter(name string, id chancery.NodeID, limit int) ([]Node, error) {
+	return t.nodes(`SELECT `+nodeColumns+` FROM nodes WHERE (name, node_id) > (?, ?) ORDER BY name, node_id LIMIT ?`, name, id[:], limit)
+}
+
+// NodesCalled returns the nodes that have or had a name, in the order in which
+// they enrolled.
+func (t *Tx) NodesCalled(name string) ([]Node, error) {
+	return t.nodes(`SELECT `+nodeColumns+` FROM nodes WHERE name = ? ORDER BY enrolled`, name)
+}
+
+// NodesHeld returns the live nodes that are held, by name; at most limit.
+func (t *Tx) NodesHeld(limit int) ([]Node, error) {
+	return t.nodes(`SELECT `+nodeColumns+` FROM nodes WHERE state = 'active' AND held != '' ORDER BY name LIMIT ?`, limit)
+}
+
+func (t *Tx) nodes(query string, args ...any) ([]Node, error) {
+	return all(t, query, args, func(r *sql.Rows) (n Node, err error) {
 		return n, r.Scan(n.dest()...)
 	})
 }
 
-// RevokedChip tells whether a node on the chip was ever revoked.
-func (t *Tx) RevokedChip(ek [32]byte) (bool, error) {
-	var n int
-	err := t.row(`SELECT COUNT(*) FROM nodes WHERE ek_digest = ? AND state = 'revoked'`, []any{ek[:]}, &n)
-	return n > 0, err
+// A Census is how many nodes there are.
+type Census struct {
+	Live       int
+	Simulators int // of the live ones
+	Held       int // of the live ones
+	Ended      int // revoked or replaced
 }
 
-// LiveOnChip returns the live nodes on the chip.
-func (t *Tx) LiveOnChip(ek [32]byte) ([]Node, error) {
-	return all(t, `SELECT `+nodeColumns+` FROM nodes WHERE ek_digest = ? AND state = 'active' ORDER BY name`, []any{ek[:]}, func(r *sql.Rows) (n Node, err error) {
-		return n, r.Scan(n.dest()...)
-	})
+// Census counts the nodes.
+func (t *Tx) Census() (c Census, err error) {
+	for _, count := range []struct {
+		where string
+		n     *int
+	}{
+		{`state = 'active'`, &c.Live},
+		{`state = 'active' AND simulator = 1`, &c.Simulators},
+		{`state = 'active' AND held != ''`, &c.Held},
+		{`state != 'active'`, &c.Ended},
+	} {
+		if err := t.row(`SELECT COUNT(*) FROM nodes WHERE `+count.where, nil, count.n); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
 }
 
 // NoteChip notes what a node's chip attested: epoch, reset count and clock, and

@@ -24,8 +24,9 @@ func TestLookupsUseIndexes(t *testing.T) {
 		s.View(t.Context(), func(tx *Tx) error {
 			tx.Node(chancery.NodeID{})
 			tx.NodeByName("edge-1")
-			tx.RevokedChip([32]byte{})
-			tx.LiveOnChip([32]byte{})
+			tx.NodesCalled("edge-1")
+			tx.NodesAfter("edge-1", chancery.NodeID{}, 9)
+			tx.CountIntakes(IntakePending)
 			tx.Approvals(chancery.IntakeID{})
 			tx.Intake(chancery.IntakeID{})
 			tx.IntakeState(chancery.IntakeID{})
@@ -64,6 +65,31 @@ func TestLookupsUseIndexes(t *testing.T) {
 	}
 	if plans < 15 {
 		t.Errorf("only %d steps of plans were looked at", plans)
+	}
+}
+
+// What status counts it counts in indexes, and no row of a node is read.
+func TestCensusReadsIndexes(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	for range 2 { // the second time they are prepared
+		s.View(t.Context(), func(tx *Tx) error {
+			_, err := tx.Census()
+			return err
+		})
+	}
+	if len(s.read.m) != 4 {
+		t.Errorf("%d statements", len(s.read.m))
+	}
+	for query := range s.read.m {
+		for _, step := range plan(t, s, query) {
+			if !strings.Contains(step, "COVERING INDEX") {
+				t.Errorf("%s\n\t%s", query, step)
+			}
+		}
 	}
 }
 

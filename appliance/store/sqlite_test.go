@@ -84,7 +84,7 @@ func TestDamage(t *testing.T) {
 		}
 		err = d.View(t.Context(), func(tx *store.Tx) error {
 			_, one := tx.Node(id(1))
-			_, all := tx.Nodes()
+			_, all := tx.NodesAfter("", chancery.NodeID{}, 9)
 			_, entries := tx.Entries(log, 0, 9)
 			return errors.Join(one, all, entries)
 		})
