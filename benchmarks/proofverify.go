@@ -107,7 +107,12 @@ func (o *office) issueAtOnce(g *gate, j *judge, n int) ([]*chancery.Certificate,
 	failed := make([]error, len(list))
 	var group sync.WaitGroup
 	issue := func(i int) {
-		group.Go(func() { all[i], failed[i] = o.ledger.Issue(context.Background(), list[i]) })
+		group.Go(func() {
+			var der []byte
+			if der, failed[i] = o.ledger.Issue(context.Background(), list[i]); failed[i] == nil {
+				all[i], failed[i] = chancery.ParseCertificate(der)
+			}
+		})
 	}
 	g.mu.Lock()
 	size := o.ledger.Size()

@@ -37,6 +37,8 @@ const (
 	maxSubmission = 768 << 10
 	// maxInFlight bounds the enrolments under way; more are asked to wait.
 	maxInFlight = 512
+	// bodyTime is how long a request may take to arrive, of a node far away too.
+	bodyTime = 30 * time.Second
 	// signTime is how long a request waits for CA:SK.
 	signTime = 30 * time.Second
 )
@@ -60,7 +62,7 @@ func NewNode(n *Node) http.Handler {
 	slots := make(chan struct{}, maxInFlight)
 	limit := newLimiter(n.Rate)
 	enrolment := func(o *huma.Operation) {
-		o.MaxBodyBytes = maxBody
+		o.MaxBodyBytes, o.BodyReadTimeout = maxBody, bodyTime
 		o.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 			if r, _ := humago.Unwrap(ctx); !limit.allow(r) {
 				ctx.SetHeader("Retry-After", "1")

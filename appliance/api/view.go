@@ -243,7 +243,7 @@ func (a *Admin) certificate(ctx context.Context, s string) (c CertificateInfo, e
 	if err != nil {
 		return c, err
 	}
-	nc, err := a.Ledger.Certificate(ctx, serial)
+	der, err := a.Ledger.Certificate(ctx, serial)
 	if errors.Is(err, store.ErrNotFound) {
 		return c, &problem{chancery.Problem{Title: "Not Found", Status: 404, Detail: "no certificate has the serial number " + serial.String(), Code: "not-found"}}
 	}
@@ -257,7 +257,7 @@ func (a *Admin) certificate(ctx context.Context, s string) (c CertificateInfo, e
 		}
 		return err
 	})
-	c.DER = nc.Raw()
+	c.DER = der
 	return c, err
 }
 

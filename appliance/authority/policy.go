@@ -128,13 +128,13 @@ func (a *Authority) record(ctx context.Context, in *store.Intake) (*evidence.Rec
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.Ledger.Certificate(ctx, serial)
+	nc, err := a.Ledger.Certificate(ctx, serial)
 	if err != nil {
 		return nil, err
 	}
 	return &evidence.Record{
 		Connection: in.Request, Exporter: in.Exporter, Activation: in.Activation, Submission: in.Submission, Submitted: in.Submitted.UTC().Truncate(time.Second),
-		Renewal: in.Renewal, Lists: in.Facts.Vouched, Rule: in.Facts.Rule, Policy: in.Facts.Policy, NC: c.Raw(),
+		Renewal: in.Renewal, Lists: in.Facts.Vouched, Rule: in.Facts.Rule, Policy: in.Facts.Policy, NC: nc,
 	}, nil
 }
 

@@ -224,11 +224,11 @@ func (a *Authority) verdict(ctx context.Context, in *store.Intake) (*chancery.Ve
 		if err != nil {
 			return nil, err
 		}
-		c, err := a.Ledger.Certificate(ctx, serial)
+		nc, err := a.Ledger.Certificate(ctx, serial)
 		if err != nil {
 			return nil, err
 		}
-		return &chancery.Verdict{Status: chancery.VerdictIssued, NC: c.Raw()}, nil
+		return &chancery.Verdict{Status: chancery.VerdictIssued, NC: nc}, nil
 	}
 	return a.issue(ctx, in)
 }
@@ -236,9 +236,9 @@ func (a *Authority) verdict(ctx context.Context, in *store.Intake) (*chancery.Ve
 // issue takes an approved intake through the ledger. Whoever is second finds
 // the intake issued and reads the certificate.
 func (a *Authority) issue(ctx context.Context, in *store.Intake) (*chancery.Verdict, error) {
-	c, err := a.Ledger.Issue(ctx, &request{a: a, in: in})
+	nc, err := a.Ledger.Issue(ctx, &request{a: a, in: in})
 	if err == nil {
-		return &chancery.Verdict{Status: chancery.VerdictIssued, NC: c.Raw()}, nil
+		return &chancery.Verdict{Status: chancery.VerdictIssued, NC: nc}, nil
 	}
 	if errors.Is(err, errSettled) {
 		return a.Verdict(ctx, in.ID)

@@ -97,8 +97,8 @@ func (l *Ledger) Answer(ctx context.Context, c *chancery.CANS) error {
 	return errors.Join(err, waitErr)
 }
 
-// Issue appends an entry to the log and returns its certificate.
-func (l *Ledger) Issue(ctx context.Context, r Request) (*chancery.Certificate, error) {
+// Issue appends an entry to the log and returns its certificate, as DER.
+func (l *Ledger) Issue(ctx context.Context, r Request) ([]byte, error) {
 	i := &issue{request: r, done: make(chan issued, 1)}
 	l.enqueue(func(j *job) { j.issues = append(j.issues, i) })
 	v, err := wait(ctx, l, i.done)
@@ -384,7 +384,7 @@ func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) error {
 }
 
 // assemble puts N:C together.
-func (l *Ledger) assemble(f merkle.EntryFields, index uint64, subtree *store.Subtree) (*chancery.Certificate, error) {
+func (l *Ledger) assemble(f merkle.EntryFields, index uint64, subtree *store.Subtree) ([]byte, error) {
 	serial, err := merkle.NewSerial(l.logNo, index)
 	if err != nil {
 		return nil, err
@@ -393,11 +393,7 @@ func (l *Ledger) assemble(f merkle.EntryFields, index uint64, subtree *store.Sub
 	if err != nil {
 		return nil, err
 	}
-	der, err := merkle.MarshalCertificate(f, serial, proof)
-	if err != nil {
-		return nil, err
-	}
-	return chancery.ParseCertificate(der)
+	return merkle.MarshalCertificate(f, serial, proof)
 }
 
 func (l *Ledger) proof(index uint64, subtree *store.Subtree) (merkle.Proof, error) {
@@ -466,9 +462,9 @@ func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) error {
 }
 
 // Certificate puts the certificate at a place of the log together again, the
-// same bytes that were handed out. One that CA:SK has not signed yet is waited
-// for. It is store.ErrNotFound for an index that was not issued.
-func (l *Ledger) Certificate(ctx context.Context, serial merkle.Serial) (*chancery.Certificate, error) {
+// same bytes that were handed out, as DER. One that CA:SK has not signed yet is
+// waited for. It is store.ErrNotFound for an index that was not issued.
+func (l *Ledger) Certificate(ctx context.Context, serial merkle.Serial) ([]byte, error) {
 	e, s, err := l.stored(ctx, serial)
 	if err == nil && s.Signature == nil {
 		if err = l.settle(ctx); err == nil {

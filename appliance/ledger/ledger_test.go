@@ -55,7 +55,7 @@ func TestLife(t *testing.T) {
 	w.publish()
 	w.check()
 	again, err := w.Certificate(t.Context(), first[2].Serial)
-	if err != nil || !bytes.Equal(again.Raw(), first[2].Raw()) {
+	if err != nil || !bytes.Equal(again, first[2].Raw()) {
 		t.Errorf("a certificate from before the restart: %v", err)
 	}
 }
@@ -138,7 +138,7 @@ func TestBatchSizes(t *testing.T) {
 			w.check()
 			for _, c := range batch {
 				again, err := w.Certificate(t.Context(), c.Serial)
-				if err != nil || !bytes.Equal(again.Raw(), c.Raw()) {
+				if err != nil || !bytes.Equal(again, c.Raw()) {
 					t.Errorf("batch of %d: certificate %s: %v", size, c.Serial, err)
 				}
 			}
@@ -316,7 +316,7 @@ func TestCertificateWaitsForItsSignature(t *testing.T) {
 			t.Errorf("before the signature: %v", err)
 		}
 		all.Go(func() {
-			if c, err := w.Certificate(t.Context(), serial); err != nil || c.Serial != serial {
+			if c, err := w.certificate(t.Context(), serial); err != nil || c.Serial != serial {
 				t.Errorf("after the signature: %v", err)
 			}
 		})
@@ -474,13 +474,13 @@ func TestConcurrent(t *testing.T) {
 				if err := errors.Join(w.Answer(t.Context(), c), w.good(c), w.PublishCRL(t.Context()), w.Checkpoint(t.Context())); err != nil {
 					t.Error(err)
 				}
-				nc, err := w.Issue(t.Context(), w.newRequest())
+				nc, err := w.one(t.Context(), w.newRequest())
 				if err != nil {
 					t.Error(err)
 					continue
 				}
 				again, err := w.Certificate(t.Context(), nc.Serial)
-				if err != nil || !bytes.Equal(again.Raw(), nc.Raw()) {
+				if err != nil || !bytes.Equal(again, nc.Raw()) {
 					t.Errorf("certificate %s: %v", nc.Serial, err)
 				}
 			}

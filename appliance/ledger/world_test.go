@@ -133,6 +133,23 @@ func (w *world) newRequest() *request {
 	}}
 }
 
+// one asks for one certificate.
+func (w *world) one(ctx context.Context, r ledger.Request) (*chancery.Certificate, error) {
+	der, err := w.Issue(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return chancery.ParseCertificate(der)
+}
+
+func (w *world) certificate(ctx context.Context, serial merkle.Serial) (*chancery.Certificate, error) {
+	der, err := w.Certificate(ctx, serial)
+	if err != nil {
+		return nil, err
+	}
+	return chancery.ParseCertificate(der)
+}
+
 // issue asks for so many certificates at the same time. They are one batch if
 // all of them wait while CA:SK is held.
 func (w *world) issue(n int) []*chancery.Certificate {
@@ -141,7 +158,7 @@ func (w *world) issue(n int) []*chancery.Certificate {
 	failed := make(chan error, n)
 	for i := range n {
 		go func() {
-			c, err := w.Issue(context.Background(), w.newRequest())
+			c, err := w.one(context.Background(), w.newRequest())
 			certificates[i] = c
 			failed <- err
 		}()

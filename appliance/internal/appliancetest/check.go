@@ -100,13 +100,13 @@ func (h *Holder) checkEntries(s *store.Store, l *ledger.Ledger) *merkle.Tree {
 			h.t.Errorf("certificate %d: %v", i, err)
 			continue
 		}
-		h.checkCertificate(c.Raw(), &e, l.Log().Number)
+		h.checkCertificate(c, &e, l.Log().Number)
 		if i < len(h.certificates) {
-			if !bytes.Equal(h.certificates[i], c.Raw()) {
+			if !bytes.Equal(h.certificates[i], c) {
 				h.t.Errorf("certificate %d has other bytes than before", i)
 			}
 		} else {
-			h.certificates = append(h.certificates, c.Raw())
+			h.certificates = append(h.certificates, c)
 		}
 	}
 	_, err := l.Certificate(h.t.Context(), serial(h.t, l.Log().Number, uint64(len(entries))))
