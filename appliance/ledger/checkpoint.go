@@ -59,9 +59,9 @@ func (l *Ledger) ofAudit() checkpoints {
 
 // run states the log's size and root at this second. A clock that was set back
 // does not make an older checkpoint.
-func (c checkpoints) run(ctx context.Context) error {
+func (c checkpoints) run(ctx context.Context) (finish, error) {
 	if err := c.catchUp(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	c.tree.mu.RLock()
 	next := &store.Checkpoint{Size: c.tree.tree.Size(), Root: c.tree.tree.Root(), At: time.Unix(c.Now().Unix(), 0).UTC()}
@@ -84,9 +84,19 @@ func (c checkpoints) run(ctx context.Context) error {
 		return c.insert(tx, next)
 	})
 	if err != nil || next == nil {
-		return err
+		return nil, err
 	}
-	return c.sign(ctx, next)
+	then, err := c.sign(ctx, next)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		if err := then(); err != nil {
+			return err
+		}
+		c.witness()
+		return nil
+	}, nil
 }
 
 // resume signs the newest checkpoint if that was not done, and shows it. Older
@@ -111,21 +121,23 @@ func (c checkpoints) resume(ctx context.Context) error {
 		return fmt.Errorf("ledger: %s: the checkpoint of %d entries is not over the entries in the store: %w", c.public.Origin, last.Size, errors.Join(err, ErrRewritten))
 	}
 	if last.Signature == nil {
-		return c.sign(ctx, last)
+		return complete(c.sign(ctx, last))
 	}
 	return c.public.publish(last)
 }
 
-func (c checkpoints) sign(ctx context.Context, next *store.Checkpoint) error {
+func (c checkpoints) sign(ctx context.Context, next *store.Checkpoint) (finish, error) {
 	sig, err := c.Ledger.sign(ctx, c.statement(next.Size, next.Root, next.At))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	next.Signature = sig
-	if err := c.commit(ctx, func(tx *store.Tx) error { return c.seal(tx, next) }); err != nil {
-		return err
-	}
-	return c.public.publish(next)
+	return func() error {
+		if err := c.commit(ctx, func(tx *store.Tx) error { return c.seal(tx, next) }); err != nil {
+			return err
+		}
+		return c.public.publish(next)
+	}, nil
 }
 
 // ErrRewritten means that the store is not what a checkpoint was signed over:

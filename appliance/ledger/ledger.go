@@ -7,26 +7,29 @@
 //
 // # Batches
 //
-// One job runs at a time. It takes whatever arrived while the job before it
-// waited for the token: all answers become one tree, all certificates one
-// subtree of the log, and so each kind costs one signature a job however many
-// wait. There is no timer. A call waits for the job under way and for its own.
+// CA:SK signs one message at a time. Before it does, the message takes in
+// whatever arrived until then: all answers become one tree, all certificates one
+// subtree of the log, and so each kind costs one signature however many wait.
+// The kinds take turns, and lists come first. There is no timer. A call waits for
+// the signature under way, for one of each other kind that is asked for, and for
+// its own.
 //
 // # Order
 //
-// A job fixes its messages, commits them together with the state that they
-// speak about, has them signed (and verified, by the signer), commits the
-// signatures, and only then answers. What a crash leaves unsigned is signed by
+// A message is fixed, committed together with the state that it speaks about,
+// signed (and verified, by the signer), the signature is committed, and only
+// then callers are answered: the last two beside the next message, which has the
+// token meanwhile. What a crash leaves unsigned is signed by
 // the next Open, as it was fixed: there is never a second message with the
 // same number (docs/protocol.md section 2).
 //
 // # Failure
 //
-// When the token fails, the job keeps trying; nothing that was committed is
+// When the token fails, it is tried again and again; nothing that was committed is
 // given up. Callers that do not want to wait bound their context; their
 // certificate may still come into being, and a repeated request finds it.
-// When the store fails, the callers of the job are told, and the next job
-// begins once the store works and whatever it took of this one is signed.
+// When the store fails, the callers are told, and the next message is fixed
+// once the store works and whatever it took of this one is signed.
 package ledger
 
 import (
@@ -76,16 +79,16 @@ type Ledger struct {
 	log   store.Log
 	lint  *lint.Linter
 
-	// mu guards the queue and what readers see of the finished jobs. It is
+	// mu guards the queue and what readers see of what is finished. It is
 	// never held while the store or the token is used.
 	mu      sync.Mutex
-	queue   job
+	queue   queue
 	wake    chan struct{} // has room for one
 	current *chancery.CRL
 	recent  []*chancery.CRL // the lists before current that deltas start from
 	changed chan struct{}   // closed when current is replaced
 
-	entries lockedTree // over the issuance log's entries, which the job appends
+	entries lockedTree // over the issuance log's entries, which the loop appends
 	deeds   lockedTree // over the audit log's, as far as a checkpoint went
 
 	issuance, audit *Public
@@ -93,14 +96,14 @@ type Ledger struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 	life   context.Context // until Close
-	beside sync.WaitGroup  // what runs beside the jobs
+	beside sync.WaitGroup  // what runs beside the loop
 }
 
 // ErrClosed is the answer to calls that a closing ledger did not get to.
 var ErrClosed = errors.New("ledger: closed")
 
 // Open loads the log, signs what was left unsigned, makes the first CRL if
-// there is none, and starts the job loop. It waits for the token.
+// there is none, and starts the loop. It waits for the token.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
 	current := c.Pointer.Current()
 	if !current.Key.Equal(c.Signer.PublicKey()) {
@@ -172,7 +175,7 @@ func (l *Ledger) public() error {
 	return nil
 }
 
-// Close ends the job loop. A job that waits for the token is abandoned where
+// Close ends the loop. A message that waits for the token is abandoned where
 // it stands; the next Open completes it.
 func (l *Ledger) Close() {
 	l.stop()
@@ -240,10 +243,10 @@ func (l *Ledger) loadCRLs(ctx context.Context) error {
 		}
 		if crls[i].Signature != nil {
 			c.Sign(crls[i].Signature)
-		} else if err := l.signCRL(ctx, c); err != nil {
+			l.setCRL(c)
+		} else if err := complete(l.signCRL(ctx, c)); err != nil {
 			return err
 		}
-		l.setCRL(c)
 	}
 	return nil
 }
@@ -260,7 +263,7 @@ func (l *Ledger) signLeftovers(ctx context.Context) error {
 		return err
 	}
 	for i := range subtrees {
-		if err := l.signSubtree(ctx, &subtrees[i]); err != nil {
+		if err := complete(l.signSubtree(ctx, &subtrees[i])); err != nil {
 			return err
 		}
 	}

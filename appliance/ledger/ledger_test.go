@@ -116,6 +116,67 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
+// The kinds take turns at the token, and lists come first: nobody waits for more
+// than the signature under way, one of each other kind, and his own.
+func TestTurns(t *testing.T) {
+	const op = time.Minute // of a token
+	for _, test := range []struct {
+		name    string
+		besides bool // lists and checkpoints are wanted all the time too
+		longest map[string]time.Duration
+	}{
+		{"answers and certificates", false, map[string]time.Duration{"answer": 3 * op, "issue": 3 * op}},
+		{"everything", true, map[string]time.Duration{"list": 2 * op, "answer": 9 * op, "issue": 9 * op, "checkpoint": 9 * op}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.signer.Signer = slowKey{w.signer.Signer, op}
+				var all sync.WaitGroup
+				end := time.Now().Add(100 * op)
+				keep := func(name string, call func() error) {
+					all.Go(func() {
+						for time.Now().Before(end) {
+							began := time.Now()
+							if err := call(); err != nil {
+								t.Errorf("%s: %v", name, err)
+							}
+							if took := time.Since(began); took > test.longest[name] {
+								t.Errorf("%s: waited for %.1f signatures, want at most %.1f", name, float64(took)/float64(op), float64(test.longest[name])/float64(op))
+							}
+						}
+					})
+				}
+				for range 3 {
+					keep("answer", func() error { return w.Answer(t.Context(), w.newCANS()) })
+					keep("issue", func() error { _, err := w.one(t.Context(), w.newRequest()); return err })
+				}
+				if test.besides {
+					keep("list", func() error { w.clock.Advance(time.Second); return w.PublishCRL(t.Context()) })
+					keep("checkpoint", func() error { w.clock.Advance(time.Second); return w.Checkpoint(t.Context()) })
+				}
+				before := w.signer.Total()
+				all.Wait()
+				if n := w.signer.Total() - before; n < 100 {
+					t.Errorf("CA:SK signed %d times in the time of 100", n)
+				}
+				w.check()
+			})
+		})
+	}
+}
+
+// slowKey takes its time for each signature.
+type slowKey struct {
+	chancery.Signer
+	op time.Duration
+}
+
+func (k slowKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
+	time.Sleep(k.op)
+	return k.Signer.Sign(ctx, fleet, s)
+}
+
 // A certificate out of a batch of any size, at any place in the log, verifies
 // when it is issued and is the same when it is asked for later.
 func TestBatchSizes(t *testing.T) {
@@ -291,7 +352,7 @@ func TestCallerGivesUp(t *testing.T) {
 		}
 		release()
 		synctest.Wait()
-		w.publish() // after the job that was under way
+		w.publish() // after what was under way
 		if r.appended != 1 {
 			t.Errorf("the request was appended %d times", r.appended)
 		}

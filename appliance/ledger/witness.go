@@ -8,7 +8,7 @@ import (
 	"github.com/chancery-pki/chancery/merkle"
 )
 
-// Witnesses are asked beside the jobs and never by one: CA:SK, and the next list
+// Witnesses are asked beside the loop and never by it: CA:SK, and the next list
 // of revocations, wait for nobody else's machine.
 
 // cosigned tells whether certificates wait for witnesses.
@@ -61,26 +61,21 @@ func (c checkpoints) ask(ctx context.Context, shown *published, batch *store.Sub
 }
 
 // cosign gets a batch cosigned and releases its certificates, with as many
-// cosignatures as came in time: relying parties say how many they want. It is
-// called by the job, and what takes time is beside it.
-func (l *Ledger) cosign(ctx context.Context, batch []*issue, s *store.Subtree) {
-	release := func() {
-		for _, i := range batch {
-			i.done <- issued{subtree: s}
-		}
-	}
-	c := l.ofIssuance()
-	if err := c.run(ctx); err != nil { // a witness wants a checkpoint that has the batch in it
-		l.Logger.Error("no checkpoint for the witnesses", "error", err)
-		release()
-		return
-	}
-	shown := c.public.newest.Load()
+// cosignatures as came in time: relying parties say how many they want.
+func (l *Ledger) cosign(batch []*issue, s *store.Subtree) {
 	l.beside.Go(func() {
-		defer release()
+		defer release(batch, issued{subtree: s})
+		c := l.ofIssuance()
+		if c.public.asking.CompareAndSwap(false, true) { // it asks about this checkpoint anyway
+			defer c.public.asking.Store(false)
+		}
+		if err := l.call(l.life, issuanceHeads); err != nil { // a witness wants a checkpoint that has the batch in it
+			l.Logger.Error("no checkpoint for the witnesses", "error", err)
+			return
+		}
 		ctx, cancel := context.WithTimeout(l.life, l.WitnessWait)
 		defer cancel()
-		list := c.ask(ctx, shown, s)
+		list := c.ask(ctx, c.public.newest.Load(), s)
 		if len(list) == 0 {
 			return
 		}

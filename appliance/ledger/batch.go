@@ -7,49 +7,11 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
 )
-
-// maxBatch bounds a batch: hashing and proofs of 2^16 entries stay below what
-// a signature of a fast token costs.
-const maxBatch = 1 << 16
-
-// A job is what waits for CA:SK.
-type job struct {
-	answers     []*answer
-	issues      []*issue
-	crls        []chan error
-	checkpoints []chan error
-	before      []chan error // wait for the job before this one only
-}
-
-func (j *job) empty() bool {
-	return len(j.answers)+len(j.issues)+len(j.crls)+len(j.checkpoints)+len(j.before) == 0
-}
-
-type answer struct {
-	cans *chancery.CANS
-	done chan error
-}
-
-type issue struct {
-	request Request
-	fields  merkle.EntryFields
-	index   uint64
-	done    chan issued
-}
-
-// An issued says under what an entry is certified. Whoever asked puts the
-// certificate together himself, beside the others and the next job.
-type issued struct {
-	subtree *store.Subtree
-	err     error
-}
 
 // A Request asks for one certificate.
 type Request interface {
@@ -63,36 +25,10 @@ type Request interface {
 	Appended(tx *store.Tx, ca string, serial merkle.Serial) error
 }
 
-func (l *Ledger) enqueue(add func(*job)) {
-	l.mu.Lock()
-	add(&l.queue)
-	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default: // the loop will look anyway
-	}
-}
-
-func wait[T any](ctx context.Context, l *Ledger, done <-chan T) (v T, err error) {
-	select {
-	case v = <-done:
-		return v, nil
-	case <-ctx.Done():
-		return v, ctx.Err()
-	case <-l.done:
-		select {
-		case v = <-done: // answered while closing
-			return v, nil
-		default:
-			return v, ErrClosed
-		}
-	}
-}
-
 // Answer signs a CA:N:S, together with all others that wait.
 func (l *Ledger) Answer(ctx context.Context, c *chancery.CANS) error {
 	a := &answer{cans: c, done: make(chan error, 1)}
-	l.enqueue(func(j *job) { j.answers = append(j.answers, a) })
+	l.enqueue(func(q *queue) { q.answers = append(q.answers, a) })
 	err, waitErr := wait(ctx, l, a.done)
 	return errors.Join(err, waitErr)
 }
@@ -100,7 +36,7 @@ func (l *Ledger) Answer(ctx context.Context, c *chancery.CANS) error {
 // Issue appends an entry to the log and returns its certificate, as DER.
 func (l *Ledger) Issue(ctx context.Context, r Request) ([]byte, error) {
 	i := &issue{request: r, done: make(chan issued, 1)}
-	l.enqueue(func(j *job) { j.issues = append(j.issues, i) })
+	l.enqueue(func(q *queue) { q.issues = append(q.issues, i) })
 	v, err := wait(ctx, l, i.done)
 	if err = errors.Join(err, v.err); err != nil {
 		return nil, err
@@ -110,110 +46,14 @@ func (l *Ledger) Issue(ctx context.Context, r Request) ([]byte, error) {
 
 // PublishCRL makes the next list: a heartbeat, or one that names what was
 // revoked since the last. When it returns, readers see it.
-func (l *Ledger) PublishCRL(ctx context.Context) error {
-	done := make(chan error, 1)
-	l.enqueue(func(j *job) { j.crls = append(j.crls, done) })
-	err, waitErr := wait(ctx, l, done)
-	return errors.Join(err, waitErr)
-}
+func (l *Ledger) PublishCRL(ctx context.Context) error { return l.call(ctx, lists) }
 
 // Checkpoint signs the present size and root of the issuance log and of the
 // audit log, and shows them.
 func (l *Ledger) Checkpoint(ctx context.Context) error {
-	done := make(chan error, 1)
-	l.enqueue(func(j *job) { j.checkpoints = append(j.checkpoints, done) })
-	err, waitErr := wait(ctx, l, done)
-	return errors.Join(err, waitErr)
-}
-
-// settle waits until the job under way is done.
-func (l *Ledger) settle(ctx context.Context) error {
-	done := make(chan error, 1)
-	l.enqueue(func(j *job) { j.before = append(j.before, done) })
-	err, waitErr := wait(ctx, l, done)
-	return errors.Join(err, waitErr)
-}
-
-// take returns what waits, up to a batch of each kind.
-func (l *Ledger) take() job {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	j := l.queue
-	l.queue = job{}
-	if len(j.answers) > maxBatch {
-		j.answers, l.queue.answers = j.answers[:maxBatch], j.answers[maxBatch:]
-	}
-	if len(j.issues) > maxBatch {
-		j.issues, l.queue.issues = j.issues[:maxBatch], j.issues[maxBatch:]
-	}
-	return j
-}
-
-func (l *Ledger) loop(ctx context.Context) {
-	defer close(l.done)
-	for {
-		j := l.take()
-		if j.empty() {
-			select {
-			case <-ctx.Done():
-				return
-			case <-l.wake:
-				continue
-			}
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		l.run(ctx, &j)
-	}
-}
-
-// run does one job. Lists come first: their signing does not wait for the
-// rest, and what they revoke is in force the sooner.
-func (l *Ledger) run(ctx context.Context, j *job) {
-	for _, done := range j.before {
-		done <- nil
-	}
-	if len(j.crls) > 0 {
-		err := l.runCRL(ctx)
-		for _, done := range j.crls {
-			done <- err
-		}
-		l.resync(ctx, err)
-	}
-	var g errgroup.Group
-	g.Go(func() error { l.runAnswers(ctx, j.answers); return nil })
-	g.Go(func() error { return l.runIssues(ctx, j.issues) })
-	l.resync(ctx, g.Wait())
-	if len(j.checkpoints) > 0 {
-		err := errors.Join(l.ofIssuance().run(ctx), l.ofAudit().run(ctx))
-		l.ofIssuance().witness()
-		l.ofAudit().witness()
-		for _, done := range j.checkpoints {
-			done <- err
-		}
-		l.resync(ctx, err)
-	}
-}
-
-// resync takes up what a step left behind that failed in the store: a message
-// that was committed while its signature was not, or a commit that took place
-// although it was reported as failed. Until it succeeds nothing else is fixed.
-func (l *Ledger) resync(ctx context.Context, failure error) {
-	if failure == nil {
-		return
-	}
-	for ctx.Err() == nil {
-		err := l.load(ctx)
-		if err == nil {
-			return
-		}
-		l.Logger.Error("log cannot be read", "error", err)
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-		}
-	}
+	audit := make(chan error, 1)
+	go func() { audit <- l.call(ctx, auditHeads) }()
+	return errors.Join(l.call(ctx, issuanceHeads), <-audit)
 }
 
 // sign has the token sign a message that is committed already, and keeps
@@ -247,12 +87,9 @@ func (l *Ledger) commit(ctx context.Context, f func(*store.Tx) error) error {
 	return err
 }
 
-// runAnswers signs one tree of CA:N:S. Nothing is committed before: an answer
+// signAnswers signs one tree of CA:N:S. Nothing is committed before: an answer
 // is no statement about the coordinator's state, and its intake is stored.
-func (l *Ledger) runAnswers(ctx context.Context, answers []*answer) {
-	if len(answers) == 0 {
-		return
-	}
+func (l *Ledger) signAnswers(ctx context.Context, answers []*answer) {
 	list := make([]*chancery.CANS, len(answers))
 	for i, a := range answers {
 		list[i] = a.cans
@@ -268,36 +105,43 @@ func (l *Ledger) runAnswers(ctx context.Context, answers []*answer) {
 	}
 }
 
-// runIssues appends a batch and signs the smallest subtree that holds it.
-func (l *Ledger) runIssues(ctx context.Context, issues []*issue) error {
+// issue appends a batch and signs the smallest subtree that holds it.
+func (l *Ledger) issue(ctx context.Context, issues []*issue) (finish, error) {
 	if len(issues) == 0 {
-		return nil
+		return nil, nil
 	}
 	batch, subtree, leaves, err := l.appendBatch(ctx, issues)
 	if err != nil {
-		for _, i := range issues {
-			i.done <- issued{err: err}
-		}
-		return err
+		release(issues, issued{err: err})
+		return nil, err
 	}
 	if len(batch) == 0 {
-		return nil
+		return nil, nil
 	}
 	l.entries.append(leaves...)
-	if err := l.signSubtree(ctx, subtree); err != nil {
-		for _, i := range batch {
-			i.done <- issued{err: err}
+	commit, err := l.signSubtree(ctx, subtree)
+	if err != nil {
+		release(batch, issued{err: err})
+		return nil, err
+	}
+	return func() error {
+		if err := commit(); err != nil {
+			release(batch, issued{err: err})
+			return err
 		}
-		return err
-	}
-	if l.cosigned() {
-		l.cosign(ctx, batch, subtree)
+		if l.cosigned() {
+			l.cosign(batch, subtree)
+			return nil
+		}
+		release(batch, issued{subtree: subtree})
 		return nil
-	}
+	}, nil
+}
+
+func release(batch []*issue, with issued) {
 	for _, i := range batch {
-		i.done <- issued{subtree: subtree}
+		i.done <- with
 	}
-	return nil
 }
 
 // appendBatch fixes the batch: entries, their requests' state and the subtree
@@ -374,13 +218,15 @@ func (l *Ledger) prepare(tx *store.Tx, r Request, serial merkle.Serial, now time
 	return f, &store.Entry{Index: serial.Index(), Entry: raw, Leaf: merkle.HashLeaf(raw), SPKI: f.SPKI, NodeID: id, NotAfter: s.NotAfter}, nil
 }
 
-func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) error {
+func (l *Ledger) signSubtree(ctx context.Context, s *store.Subtree) (finish, error) {
 	sig, err := l.sign(ctx, chancery.NewSubtree(l.ca, l.logNo, s.Tree, s.Root))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.Signature = sig
-	return l.commit(ctx, func(tx *store.Tx) error { return tx.SignSubtree(l.log, s) })
+	return func() error {
+		return l.commit(ctx, func(tx *store.Tx) error { return tx.SignSubtree(l.log, s) })
+	}, nil
 }
 
 // assemble puts N:C together.
@@ -408,8 +254,8 @@ func (l *Ledger) proof(index uint64, subtree *store.Subtree) (merkle.Proof, erro
 	return merkle.Proof{Subtree: subtree.Tree, Inclusion: path, Signatures: signatures}, nil
 }
 
-// runCRL fixes the next list from what is committed, signs it and shows it.
-func (l *Ledger) runCRL(ctx context.Context) error {
+// list fixes the next list from what is committed, signs it and shows it.
+func (l *Ledger) list(ctx context.Context) (finish, error) {
 	previous := l.CRL()
 	var next *chancery.CRL
 	err := l.commit(ctx, func(tx *store.Tx) error {
@@ -417,7 +263,7 @@ func (l *Ledger) runCRL(ctx context.Context) error {
 		if previous != nil && now.Before(previous.Head().ThisUpdate) {
 			now = previous.Head().ThisUpdate // a clock set back does not make an older list
 		}
-		// Only this job appends, so the size cannot move under the set.
+		// Only the loop appends, so the size cannot move under the set.
 		size, err := tx.LogSize(l.log)
 		if err != nil {
 			return err
@@ -443,22 +289,24 @@ func (l *Ledger) runCRL(ctx context.Context) error {
 		return tx.InsertCRL(&store.CRL{Number: next.Head().Number, List: next.Marshal()})
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := l.signCRL(ctx, next); err != nil {
-		return err
-	}
-	l.setCRL(next)
-	return nil
+	return l.signCRL(ctx, next)
 }
 
-func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) error {
+func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) (finish, error) {
 	sig, err := l.sign(ctx, c.Head())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.Sign(sig)
-	return l.commit(ctx, func(tx *store.Tx) error { return tx.SignCRL(c.Head().Number, sig) })
+	return func() error {
+		if err := l.commit(ctx, func(tx *store.Tx) error { return tx.SignCRL(c.Head().Number, sig) }); err != nil {
+			return err
+		}
+		l.setCRL(c)
+		return nil
+	}, nil
 }
 
 // Certificate puts the certificate at a place of the log together again, the
@@ -467,7 +315,7 @@ func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) error {
 func (l *Ledger) Certificate(ctx context.Context, serial merkle.Serial) ([]byte, error) {
 	e, s, err := l.stored(ctx, serial)
 	if err == nil && s.Signature == nil {
-		if err = l.settle(ctx); err == nil {
+		if err = l.call(ctx, certificates); err == nil {
 			e, s, err = l.stored(ctx, serial)
 		}
 	}
