@@ -111,12 +111,8 @@ func (l *Ledger) issue(ctx context.Context, issues []*issue) (finish, error) {
 		return nil, nil
 	}
 	batch, subtree, leaves, err := l.appendBatch(ctx, issues)
-	if err != nil {
-		release(issues, issued{err: err})
+	if err != nil || len(batch) == 0 {
 		return nil, err
-	}
-	if len(batch) == 0 {
-		return nil, nil
 	}
 	l.entries.append(leaves...)
 	commit, err := l.signSubtree(ctx, subtree)
@@ -145,15 +141,21 @@ func release(batch []*issue, with issued) {
 }
 
 // appendBatch fixes the batch: entries, their requests' state and the subtree
-// message, in one transaction. Requests that are refused get their answer and
-// are not in the batch that it returns.
+// message, in one transaction. It takes in what arrives meanwhile: a node that
+// was just sent its CA:N:S comes for its N:C at once, and would wait for a whole
+// turn. Requests that are refused, and all if there is an error, get their
+// answer and are not in the batch that it returns.
 func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*issue, subtree *store.Subtree, leaves []merkle.Hash, err error) {
 	refused := map[*issue]error{}
 	err = l.commit(ctx, func(tx *store.Tx) error {
 		start := l.Size()
 		next := start
 		now := time.Unix(l.Now().Unix(), 0).UTC()
-		for _, i := range issues {
+		for n := 0; n < len(issues); n++ {
+			i := issues[n]
+			if n == len(issues)-1 {
+				issues = append(issues, l.arrived(maxBatch-len(issues))...)
+			}
 			serial, err := merkle.NewSerial(l.logNo, next)
 			if err != nil {
 				return err
@@ -186,6 +188,7 @@ func (l *Ledger) appendBatch(ctx context.Context, issues []*issue) (batch []*iss
 		return tx.InsertSubtree(l.log, subtree)
 	})
 	if err != nil {
+		release(issues, issued{err: err})
 		return nil, nil, nil, err
 	}
 	for i, err := range refused {

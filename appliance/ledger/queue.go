@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -87,20 +88,29 @@ func (q *queue) take(k kind) (t queue) {
 	t.calls[k], q.calls[k] = q.calls[k], nil
 	switch k {
 	case answers:
-		t.answers = cut(&q.answers)
+		t.answers = cut(&q.answers, maxBatch)
 	case certificates:
-		t.issues = cut(&q.issues)
+		t.issues = cut(&q.issues, maxBatch)
 	}
 	return t
 }
 
-func cut[T any](list *[]T) []T {
+// arrived takes out at most n certificates that arrived since. Those who were
+// answered just now get the time of a processor to come back.
+func (l *Ledger) arrived(n int) []*issue {
+	runtime.Gosched()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return cut(&l.queue.issues, n)
+}
+
+func cut[T any](list *[]T, most int) []T {
 	all := *list
-	n := min(len(all), maxBatch)
+	n := min(len(all), most)
 	if *list = all[n:]; n == len(all) {
 		*list = nil
 	}
-	return all[:n]
+	return all[:n:n]
 }
 
 func (l *Ledger) enqueue(add func(*queue)) {
