@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -24,20 +26,38 @@ const (
 type handshake struct {
 	node *Node
 	raw  net.Conn
+	wire wire   // raw, as TLS sees it
 	want string // the name that was dialled; empty on the side that listens
 	// peer is what VerifyConnection accepted. Until the TLS handshake has
 	// returned, the peer has not shown that it holds its key.
 	peer *chancery.Peer
 }
 
+// A wire notes that nothing more will come, which crypto/tls does not tell from
+// a close_notify: without that an end may be anybody's (RFC 8446 section 6.1).
+type wire struct {
+	net.Conn
+	ended atomic.Bool
+}
+
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if err == io.EOF {
+		w.ended.Store(true)
+	}
+	return n, err
+}
+
 func (h *handshake) server() *tls.Conn {
 	o := h.options()
-	return tls.Server(h.raw, h.remember(o, chancery.ServerConfig(o)))
+	h.wire.Conn = h.raw
+	return tls.Server(&h.wire, h.remember(o, chancery.ServerConfig(o)))
 }
 
 func (h *handshake) client() *tls.Conn {
 	o := h.options()
-	return tls.Client(h.raw, h.remember(o, chancery.ClientConfig(o, h.want)))
+	h.wire.Conn = h.raw
+	return tls.Client(&h.wire, h.remember(o, chancery.ClientConfig(o, h.want)))
 }
 
 func (h *handshake) options() chancery.TLSOptions {
@@ -61,7 +81,7 @@ func (h *handshake) remember(o chancery.TLSOptions, c *tls.Config) *tls.Config {
 // nil if the node is closed; on other errors the caller aborts it.
 func (h *handshake) admit(conn *tls.Conn) (*Session, error) {
 	n := h.node
-	s := &Session{node: n, tls: conn, raw: h.raw, peer: h.peer, inbound: h.want == "", done: make(chan struct{})}
+	s := &Session{node: n, tls: conn, raw: h.raw, wire: &h.wire, peer: h.peer, inbound: h.want == "", done: make(chan struct{})}
 	s.opened = n.config.Now().Round(0) // by the clock on the wall: a machine that sleeps does not stop it
 	s.ends = s.opened.Add(n.config.MaxSession)
 	if h.peer.Until.Before(s.ends) {

@@ -19,6 +19,7 @@ type Session struct {
 	node    *Node
 	tls     *tls.Conn
 	raw     net.Conn // under tls; closing it unblocks every call at once
+	wire    *wire    // between them
 	peer    *chancery.Peer
 	inbound bool
 	opened  time.Time
@@ -54,13 +55,18 @@ func (s *Session) Err() error {
 	}
 }
 
-// Read reads what the peer sent. Once the session has been cut it returns
-// nothing more, not even what had arrived before.
+// Read reads what the peer sent, and returns [io.EOF] when the peer said that
+// this was all: a connection that ends otherwise is [io.ErrUnexpectedEOF]. Once
+// the session has been cut it returns nothing more, not even what had arrived
+// before.
 func (s *Session) Read(b []byte) (int, error) {
 	if err := s.Err(); err != nil {
 		return 0, err
 	}
 	n, err := s.tls.Read(b)
+	if err == io.EOF && s.wire.ended.Load() {
+		err = io.ErrUnexpectedEOF
+	}
 	if cut := s.Err(); err == nil && cut != nil {
 		return 0, cut
 	}
@@ -103,6 +109,10 @@ func (s *Session) Close() error {
 	return s.tls.Close()
 }
 
+// Abort ends the session without a word: the peer sees a broken connection and
+// not the end of what was to come.
+func (s *Session) Abort() { s.abort(net.ErrClosed) }
+
 // LocalAddr returns this end's network address.
 func (s *Session) LocalAddr() net.Addr { return s.raw.LocalAddr() }
 
@@ -133,7 +143,7 @@ func (s *Session) end(err error) (first bool) {
 func (s *Session) abort(err error) (first bool) {
 	first = s.end(err)
 	var refused *chancery.RefusedError
-	if tcp, ok := s.raw.(*net.TCPConn); ok && errors.As(err, &refused) {
+	if tcp, ok := s.raw.(*net.TCPConn); ok && (errors.As(err, &refused) || err == net.ErrClosed) {
 		tcp.SetLinger(0) // nothing that waits in the kernel reaches a revoked peer
 	}
 	s.raw.Close()

@@ -501,3 +501,41 @@ func TestNewTellsWhatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// Whoever is on the way can end a TCP connection. That must not look as if the
+// peer had said all it wanted to.
+func TestTruncation(t *testing.T) {
+	w := newWorld(t, fleet.Options{})
+	a, b := w.enroll("a"), w.enroll("b")
+	for _, said := range []bool{true, false} {
+		network := newPipes()
+		l, err := b.NewListener(network)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw := network.dial()
+		near, err := a.Client(t.Context(), raw, "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		far, err := l.AcceptSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkAlive(t, near, far)
+		want := io.ErrUnexpectedEOF
+		if said {
+			go near.CloseWrite()
+			want = io.EOF
+		} else {
+			raw.Close()
+		}
+		if n, err := far.Read(make([]byte, 1)); n != 0 || err != want {
+			t.Errorf("close_notify %v: read %d, %v; want %v", said, n, err, want)
+		}
+		if !said {
+			checkIs(t, ended(t, far), io.ErrUnexpectedEOF)
+		}
+		raw.Close()
+	}
+}
