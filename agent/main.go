@@ -4,6 +4,9 @@
 //	chancery-agent join URL --token-file FILE   enrol this machine
 //	chancery-agent run                          be the node: renew, keep the CRL, answer peers
 //	chancery-agent ping NAME                    open a session to a peer and say what both ends think
+//	chancery-agent forward --listen ADDR --to NODE:PORT     for a program that knows nothing of the fleet: to a peer
+//	chancery-agent expose --listen ADDR --to ADDR --allow RULE   from peers, to a program
+//	chancery-agent sessions                     who is connected
 //	chancery-agent status                       certificate, CRL, sessions, TPM
 //	chancery-agent identify                     what the TPM is, before any coordinator exists
 //	chancery-agent doctor                       what keeps the node from working, and what to do
@@ -60,7 +63,7 @@ func newCommand() *cobra.Command {
 	})
 	root.PersistentFlags().VarP(&f.output, "output", "o", "form of the result")
 	root.PersistentFlags().StringVar(&f.state, "state", cmp.Or(os.Getenv("CHANCERY_STATE"), state.DefaultPath), "state directory (CHANCERY_STATE)")
-	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), statusCommand(f), identifyCommand(f), doctorCommand(f), rejoinCommand(f), keyCommand(f), versionCommand(f)} {
+	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), forwardCommand(f), exposeCommand(f), sessionsCommand(f), reloadCommand(f), statusCommand(f), identifyCommand(f), doctorCommand(f), rejoinCommand(f), keyCommand(f), versionCommand(f)} {
 		c.Args = usageArgs(c.Args)
 		root.AddCommand(c)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -36,6 +37,8 @@ func TestMain(m *testing.M) {
 //	revoke NAME            revoke a node
 //	terminate              send SIGTERM to the programs in the background
 //	stop-coordinator       take the coordinator away
+//	port NAME              set NAME to a TCP port that is free
+//	postgres NAME          start PostgreSQL and set NAME to the directory of its socket
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -103,6 +106,16 @@ func TestScripts(t *testing.T) {
 				for _, c := range ts.BackgroundCmds() {
 					ts.Check(c.Process.Signal(syscall.SIGTERM))
 				}
+			},
+			"port": func(ts *testscript.TestScript, _ bool, args []string) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				ts.Check(err)
+				_, port, _ := net.SplitHostPort(l.Addr().String())
+				ts.Check(l.Close())
+				ts.Setenv(args[0], port)
+			},
+			"postgres": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv(args[0], startPostgres(ts))
 			},
 			"stop-coordinator": func(ts *testscript.TestScript, _ bool, _ []string) { running(ts).Stop() },
 		},

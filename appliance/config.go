@@ -13,6 +13,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/witnesses"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
+	"github.com/chancery-pki/chancery/internal/tomlkeys"
 	"github.com/chancery-pki/chancery/internal/durable"
 )
 
@@ -101,15 +102,7 @@ type KeysConfig struct {
 }
 
 // A Duration is written as Go writes one: 168h, 90s.
-type Duration time.Duration
-
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	*d = Duration(v)
-	return err
-}
+type Duration = tomlkeys.Duration
 
 func defaultConfig() Config {
 	return Config{

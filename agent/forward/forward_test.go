@@ -10,6 +10,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"net"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -434,5 +435,45 @@ func TestParseAddress(t *testing.T) {
 		if e, ok := errors.AsType[*forward.AddressError](err); !ok || e.Hint() == "" {
 			t.Errorf("%q: %v", s, err)
 		}
+	}
+}
+
+// HTTP/2 has many requests under way on one connection, in both directions.
+func TestHTTP2(t *testing.T) {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("served by %s", r.Proto)
+		}
+		io.Copy(w, r.Body)
+	})}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	w := newWorld(t, options{target: l.Addr().String()})
+	client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
+	defer client.CloseIdleConnections()
+	var all sync.WaitGroup
+	for i := range 100 {
+		all.Go(func() {
+			what := bytes.Repeat([]byte{byte(i)}, i*1000)
+			resp, err := client.Post("http://"+w.front.Addr().String(), "", bytes.NewReader(what))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			if heard, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(heard, what) {
+				t.Errorf("%d: %d bytes, %v", i, len(heard), err)
+			}
+		})
+	}
+	all.Wait()
+	if n := len(w.front.Connections()); n == 0 || n > 10 {
+		t.Errorf("100 requests over %d connections", n)
 	}
 }

@@ -150,9 +150,12 @@ func (r *Relay) String() string { return r.what }
 // Addr returns where it listens.
 func (r *Relay) Addr() net.Addr { return r.listener.Addr() }
 
-// Run takes connections until ctx ends, lets those that are open drain, and
-// resets the rest. It returns when the last one is gone, and an error only if
-// listening failed. The listener is closed.
+// Close stops listening, which ends Run.
+func (r *Relay) Close() error { return r.listener.Close() }
+
+// Run takes connections until ctx ends or the relay is closed, lets those that
+// are open drain, and resets the rest. It returns when the last one is gone, and
+// an error only if listening failed.
 func (r *Relay) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	stop := context.AfterFunc(ctx, func() { r.listener.Close() })
@@ -164,7 +167,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	for pause := time.Duration(0); ; {
 		in, err := r.listener.Accept()
 		if err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				break
 			}
 			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
@@ -293,6 +296,9 @@ func ParseAddress(s string) (network, address string, err error) {
 		return "unix", path, nil
 	}
 	if _, _, err := net.SplitHostPort(s); err != nil {
+		if e, ok := errors.AsType[*net.AddrError](err); ok {
+			err = errors.New(e.Err) // which names the address too
+		}
 		return "", "", &AddressError{s, err}
 	}
 	return "tcp", s, nil

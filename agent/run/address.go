@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/chancery-pki/chancery/agent/coordinator"
+	"github.com/chancery-pki/chancery/agent/state"
 )
 
 // announceEvery is how often the coordinator is told where this node is: it
@@ -55,10 +57,14 @@ func (a *agent) announce(ctx context.Context) error {
 	return conn.Announce(ctx, address)
 }
 
-// resolve returns where a peer can be dialled: what the coordinator heard
-// last, or if it is away, what it said last. A wrong address costs a failed
-// dial and nothing else; who answers is judged by name.
+// resolve returns where a peer can be dialled: what the configuration says;
+// what the coordinator heard last, or if it is away, what it said last; or
+// what DNS says of the name that the coordinator certifies. A wrong address
+// costs a failed dial and nothing else; who answers is judged by name.
 func (a *agent) resolve(ctx context.Context, name string) (string, error) {
+	if all := a.addresses.Load(); all != nil && (*all)[name] != "" {
+		return (*all)[name], nil
+	}
 	address, err := a.askAddress(ctx, name)
 	if err == nil {
 		return address, a.dir.SaveAddress(name, address)
@@ -66,7 +72,26 @@ func (a *agent) resolve(ctx context.Context, name string) (string, error) {
 	if address = a.dir.Address(name); address != "" {
 		return address, nil
 	}
+	if found := a.lookup(ctx, name); found != "" {
+		return found, nil
+	}
 	return "", fmt.Errorf("the address of %s: %w", name, err)
+}
+
+// lookup asks DNS, if nodes have DNS names.
+func (a *agent) lookup(ctx context.Context, name string) string {
+	nc := a.nc.Load()
+	for _, own := range nc.DNSNames {
+		suffix, ok := strings.CutPrefix(own, nc.Name+".")
+		if !ok {
+			continue
+		}
+		if hosts, err := net.DefaultResolver.LookupHost(ctx, name+"."+suffix); err == nil {
+			_, port, _ := net.SplitHostPort(state.DefaultListen)
+			return net.JoinHostPort(hosts[0], port)
+		}
+	}
+	return ""
 }
 
 func (a *agent) askAddress(ctx context.Context, name string) (string, error) {

@@ -12,6 +12,7 @@
 //	pointer.go   keeps the pointer record
 //	address.go   tells the coordinator where this node listens
 //	serve.go     answers the pings of peers
+//	relay.go     forwards and exposes, for programs that know nothing of the fleet
 //	control.go   answers the command line, over a Unix socket; see [Connect]
 //
 // # Failure
@@ -81,6 +82,10 @@ type agent struct {
 	seek     chan struct{} // asks the pointer loop to look now
 	asked    chan struct{} // asks the key loop to attest now; has room for one
 
+	relays    relays
+	reloads   chan chan reloaded                // asks the relay loop to read the configuration
+	addresses atomic.Pointer[map[string]string] // of the configuration
+
 	// crlMu is held while a CRL is taken and saved, so that an older one never
 	// overwrites a newer one on disk.
 	crlMu    sync.Mutex
@@ -100,7 +105,7 @@ func Run(ctx context.Context, dir *state.Dir, o Options) error {
 
 // open reads the state and makes everything but the loops.
 func open(dir *state.Dir, o Options) (_ *agent, err error) {
-	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1)}
+	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded)}
 	nc, err := dir.Certificate()
 	if err != nil {
 		return nil, err
@@ -214,7 +219,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	loops := []func(context.Context){a.keepKey, a.keepCRL, a.keepPointer, a.keepAddress, a.servePeers}
+	loops := []func(context.Context){a.keepKey, a.keepCRL, a.keepPointer, a.keepAddress, a.servePeers, a.keepRelays}
 	for _, loop := range loops {
 		group.Go(func() error { loop(ctx); return nil })
 	}

@@ -1,14 +1,17 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/chancery-pki/chancery/agent/coordinator"
@@ -18,7 +21,10 @@ import (
 // The socket speaks HTTP:
 //
 //	GET  /v1/status  -> Status
+//	GET  /v1/live    -> Live
 //	POST /v1/ping    PingRequest -> one PingEvent a line, while they happen
+//	POST /v1/relay   RelayRequest -> one RelayEvent a line; it ends with the request
+//	POST /v1/reload  -> what was changed, a list of lines
 //
 // Its file has mode 0600 in a directory of mode 0700: who may connect is the
 // agent's own user.
@@ -64,18 +70,20 @@ func (a *agent) serveControl(ctx context.Context, l net.Listener) error {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(a.status())
 	})
-	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) {
-		var request PingRequest
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+	mux.HandleFunc("GET /v1/live", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(a.live())
+	})
+	mux.HandleFunc("POST /v1/ping", events(a.ping))
+	mux.HandleFunc("POST /v1/relay", events(a.relay))
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
+		changed, err := a.askReload(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 			return
 		}
-		w.Header().Set("Content-Type", "application/jsonl")
-		enc, out := json.NewEncoder(w), http.NewResponseController(w)
-		a.ping(r.Context(), &request, func(e PingEvent) {
-			enc.Encode(e) // of no use to a client that is gone; its context ends
-			out.Flush()
-		})
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(append([]string{}, changed...))
 	})
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
@@ -92,6 +100,23 @@ func (a *agent) serveControl(ctx context.Context, l net.Listener) error {
 		return nil
 	}
 	return err
+}
+
+// events handles a request by telling what happens, one event a line.
+func events[R, E any](do func(context.Context, *R, func(E))) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var request R
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/jsonl")
+		enc, out := json.NewEncoder(w), http.NewResponseController(w)
+		do(r.Context(), &request, func(e E) {
+			enc.Encode(e) // of no use to a client that is gone; its context ends
+			out.Flush()
+		})
+	}
 }
 
 // A Client talks to the agent that runs in a state directory.
@@ -134,9 +159,34 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 // Ping has the agent ping a peer and calls each for every event until the last
 // one, or until ctx ends.
 func (c *Client) Ping(ctx context.Context, r *PingRequest, each func(PingEvent)) error {
-	return c.call(ctx, http.MethodPost, "/v1/ping", r, func(d *json.Decoder) error {
+	return follow(ctx, c, "/v1/ping", r, each)
+}
+
+// Relay has the agent relay until ctx ends, and calls each for every event.
+func (c *Client) Relay(ctx context.Context, r *RelayRequest, each func(RelayEvent)) error {
+	return follow(ctx, c, "/v1/relay", r, each)
+}
+
+// Live asks for the live sessions.
+func (c *Client) Live(ctx context.Context) (*Live, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	l := new(Live)
+	err := c.call(ctx, http.MethodGet, "/v1/live", nil, func(d *json.Decoder) error { return d.Decode(l) })
+	return l, err
+}
+
+// Reload has the agent read what may change in its configuration, and returns
+// what did, a line each.
+func (c *Client) Reload(ctx context.Context) (changed []string, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/reload", struct{}{}, func(d *json.Decoder) error { return d.Decode(&changed) })
+	return changed, err
+}
+
+func follow[E any](ctx context.Context, c *Client, path string, request any, each func(E)) error {
+	return c.call(ctx, http.MethodPost, path, request, func(d *json.Decoder) error {
 		for d.More() {
-			var e PingEvent
+			var e E
 			if err := d.Decode(&e); err != nil {
 				return err
 			}
@@ -160,7 +210,8 @@ func (c *Client) call(ctx context.Context, method, path string, body any, read f
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the agent says: %s", response.Status)
+		why, _ := io.ReadAll(io.LimitReader(response.Body, maxRequest))
+		return fmt.Errorf("the agent says: %s", cmp.Or(strings.TrimSpace(string(why)), response.Status))
 	}
 	return read(json.NewDecoder(response.Body))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"fmt"
+	"net"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -25,6 +26,12 @@ type Config struct {
 	Witnesses []string `toml:"witnesses,omitempty" comment:"verifier keys of the witnesses whose cosignatures peers' certificates must have"`
 	Quorum    int      `toml:"witness_quorum,omitempty" comment:"how many of the witnesses; 0 is all"`
 	Advertise string   `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`
+
+	// What follows is read again by chancery-agent reload.
+
+	Addresses map[string]string `toml:"addresses,omitempty" comment:"where peers are, NODE = 'HOST:PORT', before anybody is asked"`
+	Forward   []Relay           `toml:"forward,omitempty"`
+	Expose    []Relay           `toml:"expose,omitempty"`
 }
 
 // DefaultListen is where a node listens for its peers unless told otherwise.
@@ -85,6 +92,32 @@ func parseConfig(b []byte) (*Config, error) {
 	if _, err := c.Pin(); err != nil {
 		return nil, fmt.Errorf("fleet: %w", err)
 	}
-	_, err := c.Policy()
-	return c, err
+	if _, err := c.Policy(); err != nil {
+		return nil, err
+	}
+	for name, address := range c.Addresses {
+		if err := chancery.ValidateName(name); err != nil {
+			return nil, fmt.Errorf("addresses: %w", err)
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return nil, fmt.Errorf("addresses: %s: %w", name, err)
+		}
+	}
+	listens := map[string]bool{}
+	for _, list := range []struct {
+		relays []Relay
+		check  func(*Relay) error
+	}{{c.Forward, (*Relay).CheckForward}, {c.Expose, (*Relay).CheckExpose}} {
+		for i := range list.relays {
+			r := &list.relays[i]
+			if err := list.check(r); err != nil {
+				return nil, err
+			}
+			if listens[r.Listen] {
+				return nil, fmt.Errorf("two relays listen at %s", r.Listen)
+			}
+			listens[r.Listen] = true
+		}
+	}
+	return c, nil
 }
