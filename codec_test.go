@@ -93,7 +93,7 @@ func reencodeCertificate(b []byte) ([]byte, error) {
 // lies behind them is reached.
 func reencodeCRL(b []byte) ([]byte, error) {
 	d := open(b, kindCRL, maxCRL)
-	c := &CRL{head: d.crlHead(), logs: map[logRef]*indexMap{}}
+	c := &CRL{head: d.crlHead()}
 	if d.bad {
 		return nil, ErrMalformed
 	}
@@ -102,7 +102,7 @@ func reencodeCRL(b []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.logs[l.ref()] = m
+		c.logs = append(c.logs, m)
 	}
 	if err := d.done("CRL"); err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func reencodeDelta(b []byte) ([]byte, error) {
 	}
 	var sets []byte
 	for _, l := range head.Logs {
-		set, rest, err := readIndexSet(change, l.Size-l.First, min(l.Revoked, maxDeltaSet))
+		set, rest, err := readIndexSet(change, l.Size-l.First, min(l.Revoked, maxDeltaSet), nil)
 		if err != nil {
 			return nil, err
 		}

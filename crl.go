@@ -174,9 +174,27 @@ func (h *CRLHead) follows(held *CRLHead, now time.Time) error {
 
 // A CRL is a verified list, ready for lookups. It never changes; a newer list
 // is another value, so readers need no lock.
+//
+// Lists that follow one another share memory all the same, and each says what
+// it said when it was made, whatever was applied to it since: its answers, its
+// bytes and the deltas from it stay those of its number. What is newer is
+// marked in the shared memory in place, and whoever holds an older list has
+// besides what was added since, 16 bytes for each certificate.
 type CRL struct {
 	head *CRLHead
-	logs map[logRef]*indexMap
+	logs []*indexMap // one for each log of the head, in its order
+}
+
+// log returns what the list holds of a log, nil if that is not in it.
+func (c *CRL) log(ca merkle.TrustAnchorID, number uint16) *indexMap {
+	// There are few logs, one for the most part: to search them one by one is
+	// faster than a map.
+	for i := range c.head.Logs {
+		if l := &c.head.Logs[i]; l.Log == number && l.CA == ca {
+			return c.logs[i]
+		}
+	}
+	return nil
 }
 
 // Head returns the signed part. It must not be changed.
@@ -203,7 +221,7 @@ const newerTolerance = 5 * time.Minute
 // Freshness is the caller's question, see [CRL.Fresh]; beyond the end of a
 // stale list every certificate is [ErrNewerThanCRL].
 func (c *CRL) Check(ca merkle.TrustAnchorID, serial merkle.Serial, notBefore, now time.Time) error {
-	m := c.logs[logRef{ca, serial.Log()}]
+	m := c.log(ca, serial.Log())
 	if m == nil {
 		return fmt.Errorf("%w: %s, log %d", ErrUnknownLog, ca, serial.Log())
 	}
@@ -233,8 +251,8 @@ func (c *CRL) Revoked() (n uint64) {
 func (c *CRL) Marshal() []byte {
 	e := artefact(kindCRL)
 	c.head.encode(e)
-	for i := range c.head.Logs {
-		e.vec32(c.logs[c.head.Logs[i].ref()].body())
+	for _, m := range c.logs {
+		e.vec32(m.body())
 	}
 	return e.BytesOrPanic()
 }
@@ -296,7 +314,7 @@ func parseCRL(b []byte) (head *CRLHead, bodies [][]byte, err error) {
 }
 
 func decodeCRL(head *CRLHead, bodies [][]byte) (*CRL, error) {
-	c := &CRL{head: head, logs: make(map[logRef]*indexMap, len(head.Logs))}
+	c := &CRL{head: head, logs: make([]*indexMap, len(head.Logs))}
 	for i := range head.Logs {
 		l := &head.Logs[i]
 		if sha256.Sum256(bodies[i]) != l.Body {
@@ -306,10 +324,10 @@ func decodeCRL(head *CRLHead, bodies [][]byte) (*CRL, error) {
 		if err != nil {
 			return nil, fmt.Errorf("CRL: %s, log %d: %w", l.CA, l.Log, err)
 		}
-		if m.count() != l.Revoked {
-			return nil, fmt.Errorf("%w: %s, log %d: %d indexes, head says %d", ErrCRLBody, l.CA, l.Log, m.count(), l.Revoked)
+		if m.revoked != l.Revoked {
+			return nil, fmt.Errorf("%w: %s, log %d: %d indexes, head says %d", ErrCRLBody, l.CA, l.Log, m.revoked, l.Revoked)
 		}
-		c.logs[l.ref()] = m
+		c.logs[i] = m
 	}
 	return c, nil
 }
@@ -343,27 +361,30 @@ func NextCRL(previous *CRL, sets []RevokedSet, thisUpdate, nextUpdate time.Time)
 	if !head.NextUpdate.After(head.ThisUpdate) {
 		return nil, fmt.Errorf("CRL: nextUpdate %s must be after thisUpdate %s", head.NextUpdate, head.ThisUpdate)
 	}
-	c := &CRL{head: head, logs: make(map[logRef]*indexMap, len(sets))}
+	c := &CRL{head: head}
 	if previous != nil && head.ThisUpdate.Before(previous.head.ThisUpdate) {
 		return nil, fmt.Errorf("CRL: thisUpdate %s must not be before that of number %d, %s", head.ThisUpdate, previous.head.Number, previous.head.ThisUpdate)
 	}
+	size := 0
 	for i, s := range sets {
-		if s.Log == 0 || s.First > s.Size || s.Size > maxLogSize || s.Size-s.First > maxCRLSpan {
-			return nil, fmt.Errorf("CRL: internal error: log %d with indexes [%d, %d)", s.Log, s.First, s.Size)
-		}
 		if i > 0 && !(logRef{sets[i-1].CA, sets[i-1].Log}).before(logRef{s.CA, s.Log}) {
 			return nil, fmt.Errorf("CRL: internal error: logs out of order")
 		}
-		m := newIndexMap(s.First, s.Size)
-		for j, v := range s.Indexes {
-			if v < s.First || v >= s.Size || j > 0 && v <= s.Indexes[j-1] {
-				return nil, fmt.Errorf("CRL: internal error: index %d out of order or outside of [%d, %d)", v, s.First, s.Size)
-			}
-			m.set(v)
+		var before *indexMap
+		if previous != nil {
+			before = previous.log(s.CA, s.Log)
 		}
-		l := CRLLog{CA: s.CA, Log: s.Log, First: s.First, Size: s.Size, Revoked: uint64(len(s.Indexes)), Body: sha256.Sum256(m.body())}
-		head.Logs = append(head.Logs, l)
-		c.logs[l.ref()] = m
+		m, err := s.after(before)
+		if err != nil {
+			return nil, err
+		}
+		body := m.body()
+		size += len(body)
+		head.Logs = append(head.Logs, CRLLog{CA: s.CA, Log: s.Log, First: s.First, Size: s.Size, Revoked: m.revoked, Body: sha256.Sum256(body)})
+		c.logs = append(c.logs, m)
+	}
+	if size > maxCRL-maxCRLHead {
+		return nil, fmt.Errorf("CRL: the bodies have %d bytes, a list must have no more than %d", size, maxCRL)
 	}
 	change, err := c.changeSince(previous)
 	if err != nil {
@@ -371,6 +392,30 @@ func NextCRL(previous *CRL, sets []RevokedSet, thisUpdate, nextUpdate time.Time)
 	}
 	head.Change = sha256.Sum256(change)
 	return c, nil
+}
+
+// after returns the map of the set, which follows before (nil for none).
+func (s *RevokedSet) after(before *indexMap) (*indexMap, error) {
+	if s.Log == 0 || s.First > s.Size || s.Size > maxLogSize || s.Size-s.First > maxCRLSpan {
+		return nil, fmt.Errorf("CRL: internal error: log %d with indexes [%d, %d)", s.Log, s.First, s.Size)
+	}
+	if before != nil && (before.first > s.First || before.size > s.Size) {
+		return nil, fmt.Errorf("CRL: %s, log %d shrank from [%d, %d) to [%d, %d)", s.CA, s.Log, before.first, before.size, s.First, s.Size)
+	}
+	var added []run
+	for j, v := range s.Indexes {
+		if v < s.First || v >= s.Size || j > 0 && v <= s.Indexes[j-1] {
+			return nil, fmt.Errorf("CRL: internal error: index %d out of order or outside of [%d, %d)", v, s.First, s.Size)
+		}
+		if before == nil || v >= before.size || !before.has(v) {
+			added = appendPosition(added, v)
+		}
+	}
+	m, err := before.extended(s.First, s.Size, added, uint64(len(s.Indexes)))
+	if err != nil { // what was revoked and what is added are more than the set
+		return nil, fmt.Errorf("CRL: %s, log %d: an index is no longer revoked", s.CA, s.Log)
+	}
+	return m, nil
 }
 
 // Sign gives the list's head its signature. It exists so that the head itself

@@ -26,24 +26,21 @@ func (c *CRL) Delta(base *CRL) ([]byte, error) {
 // [first, size).
 func (c *CRL) changeSince(base *CRL) ([]byte, error) {
 	var dst []byte
-	for i := range c.head.Logs {
+	for i, now := range c.logs {
 		l := &c.head.Logs[i]
-		now := c.logs[l.ref()]
 		var before *indexMap
 		if base != nil {
-			before = base.logs[l.ref()]
+			before = base.log(l.CA, l.Log)
 		}
 		if before != nil && (before.first > now.first || before.size > now.size) {
 			return nil, fmt.Errorf("CRL: %s, log %d shrank from [%d, %d) to [%d, %d)", l.CA, l.Log, before.first, before.size, now.first, now.size)
 		}
-		var added []uint64
-		for v := range now.all() {
-			if before == nil || v >= before.size || !before.has(v) {
-				added = append(added, v-now.first)
-			}
+		added, err := now.since(before)
+		if err != nil {
+			return nil, fmt.Errorf("CRL: %s, log %d: %w", l.CA, l.Log, err)
 		}
-		if kept := before.resized(now.first, now.size).count(); kept+uint64(len(added)) != now.count() {
-			return nil, fmt.Errorf("CRL: %s, log %d: an index is no longer revoked", l.CA, l.Log)
+		for i := range added {
+			added[i].at -= now.first
 		}
 		dst = appendIndexSet(dst, now.size-now.first, added)
 	}
@@ -54,6 +51,10 @@ func (c *CRL) changeSince(base *CRL) ([]byte, error) {
 // it is. The head is verified as [OpenCRL] does it. A delta of one step is
 // held against the hash of the change in its head, a longer one against the
 // hashes of the bodies that result.
+//
+// A step from a list that nothing was applied to yet costs what is new, not
+// what the list holds: it is marked in the list's memory, while others look
+// into it. All else costs a copy.
 func (c *CRL) Apply(p *Pointer, b []byte, now time.Time) (*CRL, error) {
 	d := open(b, kindDelta, maxCRL)
 	base := d.u64()
@@ -75,29 +76,30 @@ func (c *CRL) Apply(p *Pointer, b []byte, now time.Time) (*CRL, error) {
 	if oneStep && sha256.Sum256(change) != head.Change {
 		return nil, fmt.Errorf("%w: the change is not the one that number %d names", ErrCRLBody, head.Number)
 	}
-	next := &CRL{head: head, logs: make(map[logRef]*indexMap, len(head.Logs))}
+	next := &CRL{head: head, logs: make([]*indexMap, len(head.Logs))}
 	for i := range head.Logs {
 		l := &head.Logs[i]
-		added, rest, err := readIndexSet(change, l.Size-l.First, min(l.Revoked, maxDeltaSet))
+		added, rest, err := readIndexSet(change, l.Size-l.First, min(l.Revoked, maxDeltaSet), nil)
 		if err != nil {
 			return nil, fmt.Errorf("CRL delta: %s, log %d: %w", l.CA, l.Log, err)
 		}
 		change = rest
-		before := c.logs[l.ref()]
-		if before != nil && (before.first > l.First || before.size > l.Size) {
-			return nil, fmt.Errorf("%w: %s, log %d shrank", ErrCRLBody, l.CA, l.Log)
+		for i := range added {
+			added[i].at += l.First
 		}
-		m := before.resized(l.First, l.Size)
-		for _, v := range added {
-			m.set(l.First + v)
+		before := c.log(l.CA, l.Log)
+		if !oneStep && before != nil && before.size <= l.Size {
+			// What is added is not proved yet: in a copy it does no harm.
+			before = before.copied(before.first, before.size)
 		}
-		if m.count() != l.Revoked {
-			return nil, fmt.Errorf("%w: %s, log %d: %d indexes, head says %d", ErrCRLBody, l.CA, l.Log, m.count(), l.Revoked)
+		m, err := before.extended(l.First, l.Size, added, l.Revoked)
+		if err != nil {
+			return nil, fmt.Errorf("CRL delta: %s, log %d: %w", l.CA, l.Log, err)
 		}
 		if !oneStep && sha256.Sum256(m.body()) != l.Body {
 			return nil, fmt.Errorf("%w: %s, log %d", ErrCRLBody, l.CA, l.Log)
 		}
-		next.logs[l.ref()] = m
+		next.logs[i] = m
 	}
 	if len(change) != 0 {
 		return nil, fmt.Errorf("CRL delta: %w", ErrMalformed)

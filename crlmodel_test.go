@@ -24,6 +24,7 @@ type crlModel struct {
 	logs    map[logRef]*modelLog
 	lists   []*CRL                // every list that was published
 	states  []map[logRef]modelLog // the model when it was
+	held    []*CRL                // every list that a node had which took each delta
 	now     time.Time
 }
 
@@ -64,7 +65,7 @@ func (m *crlModel) check(t *rapid.T, c *CRL) {
 		t.Fatalf("%d logs, want %d", len(c.head.Logs), len(state))
 	}
 	for ref, l := range state {
-		got := slices.Collect(c.logs[ref].all())
+		got := slices.Collect(c.log(ref.ca, ref.log).all())
 		if want := slices.Sorted(maps.Keys(l.revoked)); !slices.Equal(got, want) {
 			t.Fatalf("%v: %d revoked, want %d", ref, len(got), len(want))
 		}
@@ -180,11 +181,45 @@ func TestCRLAgainstModel(t *testing.T) {
 					t.Fatal("the delta leads to other bytes than the full list")
 				}
 				m.canonical(t, full, forms)
+				m.follow(t, full)
 			},
 		})
 	})
 	if len(forms) != 5 {
 		t.Errorf("block forms seen: %v, want all five", forms)
+	}
+}
+
+// follow has a node take the newest list by a delta, and checks that none of
+// those it had before has changed.
+func (m *crlModel) follow(t *rapid.T, newest *CRL) {
+	if len(m.held) == 0 {
+		m.held = append(m.held, newest)
+		return
+	}
+	before := m.held[len(m.held)-1]
+	delta, err := m.lists[len(m.lists)-1].Delta(m.lists[before.head.Number-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := before.Apply(m.pointer, delta, m.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.held = append(m.held, next)
+	for _, c := range m.held[max(0, len(m.held)-3):] {
+		m.check(t, c)
+		if !bytes.Equal(c.Marshal(), m.lists[c.head.Number-1].Marshal()) {
+			t.Fatalf("list %d is another one since list %d", c.head.Number, next.head.Number)
+		}
+	}
+	from := m.held[rapid.IntRange(0, len(m.held)-1).Draw(t, "from")]
+	want, err := m.lists[len(m.lists)-1].Delta(m.lists[from.head.Number-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := next.Delta(from); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("delta from %d to %d differs from the coordinator's: %v", from.head.Number, next.head.Number, err)
 	}
 }
 
@@ -194,10 +229,10 @@ func (m *crlModel) canonical(t *rapid.T, c *CRL, forms map[byte]bool) {
 	for ref, l := range m.states[c.head.Number-1] {
 		fresh := newIndexMap(l.first, l.size)
 		for v := range l.revoked {
-			fresh.set(v)
+			fresh.fill(run{v, 1})
 		}
 		body := fresh.body()
-		if !bytes.Equal(body, c.logs[ref].body()) {
+		if !bytes.Equal(body, c.log(ref.ca, ref.log).body()) {
 			t.Fatal("equal sets, different bodies")
 		}
 		if _, err := decodeIndexMap(l.first, l.size, append(body[:len(body):len(body)], 0)); err == nil {
@@ -206,7 +241,7 @@ func (m *crlModel) canonical(t *rapid.T, c *CRL, forms map[byte]bool) {
 		for lo, hi := range fresh.blocks() {
 			forms[body[0]>>5] = true
 			var err error
-			if _, body, err = readIndexSet(body, hi-lo, hi-lo); err != nil {
+			if _, body, err = readIndexSet(body, hi-lo, hi-lo, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

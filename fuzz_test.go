@@ -65,24 +65,36 @@ func FuzzParseToken(f *testing.F) {
 func FuzzReadIndexSet(f *testing.F) {
 	for _, s := range sets() {
 		if s.span <= blockSpan {
-			f.Add(appendIndexSet(nil, s.span, s.set), uint32(s.span))
+			f.Add(appendIndexSet(nil, s.span, runsOf(s.set...)), uint32(s.span))
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte, span uint32) {
 		span %= blockSpan + 1
-		set, rest, err := readIndexSet(b, uint64(span), uint64(span))
+		set, rest, err := readIndexSet(b, uint64(span), uint64(span), nil)
 		if err != nil {
 			return
 		}
 		if used := b[:len(b)-len(rest)]; !bytes.Equal(appendIndexSet(nil, uint64(span), set), used) {
 			t.Fatalf("%x is not the encoding of what it reads as", used)
 		}
-		for i, v := range set {
-			if v >= uint64(span) || i > 0 && v <= set[i-1] {
-				t.Fatalf("index %d out of order or beyond %d", v, span)
+		for i, r := range set {
+			if r.n == 0 || r.end() > uint64(span) || i > 0 && r.at <= set[i-1].end() {
+				t.Fatalf("run %d+%d out of order or beyond %d", r.at, r.n, span)
 			}
 		}
 	})
+}
+
+// FuzzSecondImplementation has two implementations read the same bytes.
+func FuzzSecondImplementation(f *testing.F) {
+	for _, s := range sets() {
+		if s.span <= 2000 {
+			f.Add(appendIndexSet(nil, s.span, runsOf(s.set...)), uint16(s.span))
+		}
+	}
+	f.Add(appendRuns(nil, setForm{setRuns, 6, 9}, []run{{100, 800}}), uint16(1000))
+	f.Add(appendIndexSet(nil, 2000, runsOf(5, 9, 300, 301, 1999)), uint16(2000))
+	f.Fuzz(func(t *testing.T, b []byte, span uint16) { sameVerdict(t, b, uint64(span%4096)) })
 }
 
 // FuzzIndexSet goes the other way: from a set, through the bytes, and back.
@@ -97,12 +109,12 @@ func FuzzIndexSet(f *testing.F) {
 			set, next = append(set, v), v+1
 		}
 		span := next + uint64(more)
-		b := appendIndexSet(nil, span, set)
-		got, rest, err := readIndexSet(b, span, span)
-		if err != nil || len(rest) != 0 || !slices.Equal(got, set) {
+		b := appendIndexSet(nil, span, runsOf(set...))
+		got, rest, err := readIndexSet(b, span, span, nil)
+		if err != nil || len(rest) != 0 || !slices.Equal(positions(got), set) {
 			t.Fatalf("%v comes back as %v, %v", set, got, err)
 		}
-		for form, other := range encodings(span, set) {
+		for form, other := range encodings(span, runsOf(set...)) {
 			if other != nil && len(other) < len(b) {
 				t.Fatalf("form %d is smaller: %d bytes, not %d", form, len(other), len(b))
 			}
@@ -113,8 +125,8 @@ func FuzzIndexSet(f *testing.F) {
 func FuzzDecodeIndexMap(f *testing.F) {
 	m := newIndexMap(70000, 200000)
 	for v := uint64(80000); v < 90000; v++ {
-		m.set(v * 2)
-		m.set(v)
+		m.fill(run{v * 2, 1})
+		m.fill(run{v, 1})
 	}
 	f.Add(uint32(70000), uint32(200000), m.body())
 	f.Add(uint32(0), uint32(0), []byte{})

@@ -479,6 +479,6 @@ func (w *world) check() {
 
 // listed tells whether the newest CRL was made after the index.
 func (w *world) listed(l *testLog, index uint64) bool {
-	m := w.crl().logs[l.logRef]
+	m := w.crl().log(l.ca, l.log)
 	return m != nil && index < m.size
 }
