@@ -32,7 +32,7 @@ type measure struct {
 	run  func() ([]Result, error)
 }
 
-var measures = []measure{{"proof", proof}, {"list", list}, {"hsm-sign", signing}, {"hsm-failover", failover},
+var measures = []measure{{"proof", proof}, {"crl-size", crlSize}, {"crl-load", crlLoad}, {"crl-lookup", crlLookup}, {"hsm-sign", signing}, {"hsm-failover", failover},
 	{"evidence-cpu", evidenceCPU}, {"evidence-500", enrolments}, {"agent-memory", memory}, {"tpm-models", models},
 	{"proof-verify", proofVerify}, {"ledger-rate", ledgerRate}, {"ledger-slow-hsm", slowHSM}, {"enrol-https", enrolHTTPS}}
 
