@@ -116,40 +116,52 @@ func (s Suite) algorithmIdentifier() []byte {
 // maxSession is far above the 700 bytes that a session certificate has.
 const maxSession = 4 << 10
 
+// A lifetime is when a certificate is good, both ends included.
+type lifetime struct{ from, until time.Time }
+
+// session tells whether a session certificate's lifetime is now.
+func (l lifetime) session(now time.Time) error {
+	if now.Before(l.from.Add(-clockTolerance)) || now.After(l.until) {
+		return fmt.Errorf("%w: good from %s to %s, the clock says %s", ErrSession, l.from, l.until, utc(now))
+	}
+	return nil
+}
+
 // verifySession checks that der is a session certificate under nc at the time
-// now. N:C itself has been verified before.
-func verifySession(der []byte, nc *Certificate, now time.Time) error {
+// now, and returns its lifetime. N:C itself has been verified before.
+func verifySession(der []byte, nc *Certificate, now time.Time) (life lifetime, err error) {
 	if len(der) > maxSession {
-		return fmt.Errorf("%w: %d bytes, at most %d", ErrSession, len(der), maxSession)
+		return life, fmt.Errorf("%w: %d bytes, at most %d", ErrSession, len(der), maxSession)
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrSession, err)
+		return life, fmt.Errorf("%w: %v", ErrSession, err)
 	}
 	key, err := ParsePublicKey(c.RawSubjectPublicKeyInfo)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSession, err)
+		return life, fmt.Errorf("%w: %w", ErrSession, err)
 	}
 	serial := c.SerialNumber.Bytes()
 	if len(serial) != 16 {
-		return fmt.Errorf("%w: its serial number has %d bytes, want 16", ErrSession, len(serial))
+		return life, fmt.Errorf("%w: its serial number has %d bytes, want 16", ErrSession, len(serial))
 	}
 	tbs := SessionTBS{sessionTBS(nc, [16]byte(serial), c.NotBefore, c.NotAfter, key)}
 	sig, err := NewSignatureASN1(nc.NodeKey.Suite(), c.Signature)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSession, err)
+		return life, fmt.Errorf("%w: %w", ErrSession, err)
 	}
 	if !bytes.Equal(tbs.Certificate(nc.NodeKey.Suite(), sig), der) {
-		return fmt.Errorf("%w: it says something else than its N:C and the fixed fields, or has high s", ErrSession)
+		return life, fmt.Errorf("%w: it says something else than its N:C and the fixed fields, or has high s", ErrSession)
 	}
 	if err := checkSessionValidity(nc, c.NotBefore, c.NotAfter); err != nil {
-		return err
+		return life, err
 	}
-	if now.Before(c.NotBefore.Add(-clockTolerance)) || now.After(c.NotAfter) {
-		return fmt.Errorf("%w: good from %s to %s, the clock says %s", ErrSession, c.NotBefore, c.NotAfter, utc(now))
+	life = lifetime{c.NotBefore, c.NotAfter}
+	if err := life.session(now); err != nil {
+		return life, err
 	}
 	if err := nc.NodeKey.Verify(FleetID{}, tbs, sig); err != nil {
-		return fmt.Errorf("%w: %w", ErrSession, err)
+		return life, fmt.Errorf("%w: %w", ErrSession, err)
 	}
-	return nil
+	return life, nil
 }

@@ -1,6 +1,8 @@
 package chancery
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -104,7 +106,19 @@ type Verifier struct {
 	trust     Trust
 	suspended error
 	subtrees  map[subtreeKey]bool
+	known     map[[sha256.Size]byte]*acquaintance
 }
+
+// An acquaintance is a peer whose signatures were verified: N:S, and the one on
+// its session certificate. What may change about it is looked at each time.
+type acquaintance struct {
+	nc      *Certificate
+	id      NodeID
+	session lifetime
+}
+
+// maxKnown bounds the cache of acquaintances: some 3 kB each.
+const maxKnown = 4096
 
 // A Trust is what a node holds of its fleet at one moment. Both values are
 // verified already.
@@ -139,7 +153,7 @@ const maxSubtrees = 4096
 
 // NewVerifier returns a verifier for the fleet of the trust's pointer record.
 func NewVerifier(t Trust) *Verifier {
-	return &Verifier{fleet: t.Pointer.FleetID(), trust: t, subtrees: map[subtreeKey]bool{}}
+	return &Verifier{fleet: t.Pointer.FleetID(), trust: t, subtrees: map[subtreeKey]bool{}, known: map[[sha256.Size]byte]*acquaintance{}}
 }
 
 // Fleet returns the fleet that the verifier judges for.
@@ -218,27 +232,43 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 	case len(certs) > 2:
 		return refuse(CheckParse, nil, errTooMany)
 	}
-	nc, err := ParseCertificate(certs[len(certs)-1])
-	if err != nil {
-		return refuse(CheckParse, nil, err)
+	key, peer := v.recall(certs)
+	met := peer != nil
+	if !met {
+		nc, err := ParseCertificate(certs[len(certs)-1])
+		if err != nil {
+			return refuse(CheckParse, nil, err)
+		}
+		peer = &acquaintance{nc: nc, id: nc.NodeID(v.fleet)}
 	}
+	nc, id := peer.nc, peer.id
 	if err := v.suspension(); err != nil {
 		return refuse(CheckCRL, nc, err)
 	}
-	id := nc.NodeID(v.fleet)
 	if err := v.checkCRL(t, nc, id, policy, now); err != nil {
 		return refuse(CheckCRL, nc, err)
 	}
-	if err := nc.VerifyNS(v.fleet); err != nil {
-		return refuse(CheckNS, nc, err)
+	if !met {
+		if err := nc.VerifyNS(v.fleet); err != nil {
+			return refuse(CheckNS, nc, err)
+		}
 	}
 	if err := v.checkNC(t, nc, &policy, now); err != nil {
 		return refuse(CheckNC, nc, err)
 	}
 	if len(certs) == 2 {
-		if err := verifySession(certs[0], nc, now); err != nil {
+		var err error
+		if met {
+			err = peer.session.session(now)
+		} else {
+			peer.session, err = verifySession(certs[0], nc, now)
+		}
+		if err != nil {
 			return refuse(CheckSession, nc, err)
 		}
+	}
+	if !met {
+		v.remember(key, peer)
 	}
 	if want != "" && nc.Name != want {
 		return refuse(CheckName, nc, fmt.Errorf("%w: wanted %s", ErrWrongPeer, want))
@@ -250,6 +280,31 @@ func (v *Verifier) Verify(certs [][]byte, want string, self NodeID, policy Polic
 		return refuse(CheckPolicy, nc, err)
 	}
 	return &Peer{Name: nc.Name, NodeID: id, Certificate: nc, Until: nc.NotAfter}, nil
+}
+
+// recall returns who showed the very same certificates before, and the name
+// under which to remember him otherwise.
+func (v *Verifier) recall(certs [][]byte) (key [sha256.Size]byte, _ *acquaintance) {
+	h := sha256.New()
+	var length [8]byte
+	for _, c := range certs {
+		binary.BigEndian.PutUint64(length[:], uint64(len(c)))
+		h.Write(length[:])
+		h.Write(c)
+	}
+	h.Sum(key[:0])
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return key, v.known[key]
+}
+
+func (v *Verifier) remember(key [sha256.Size]byte, peer *acquaintance) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.known) >= maxKnown {
+		clear(v.known)
+	}
+	v.known[key] = peer
 }
 
 // Recheck judges once more, without signature work, what may have changed

@@ -13,8 +13,8 @@ import (
 	"github.com/chancery-pki/chancery/appliance/witnesses"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
-	"github.com/chancery-pki/chancery/internal/tomlkeys"
 	"github.com/chancery-pki/chancery/internal/durable"
+	"github.com/chancery-pki/chancery/internal/tomlkeys"
 )
 
 // A Config is DATA/chancery.toml. Unknown keys are errors.
