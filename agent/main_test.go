@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -19,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"chancery-agent": func() { os.Exit(execute()) }})
+	testscript.Main(m, map[string]func(){"chancery-agent": func() { os.Exit(execute()) }, "program": programMain})
 }
 
 // TestScripts runs the command line against a coordinator and real chips. The
@@ -38,6 +39,7 @@ func TestMain(m *testing.M) {
 //	terminate              send SIGTERM to the programs in the background
 //	stop-coordinator       take the coordinator away
 //	port NAME              set NAME to a TCP port that is free
+//	place NAME             make a directory that all users reach, with the test's program in it
 //	postgres NAME          start PostgreSQL and set NAME to the directory of its socket
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -113,6 +115,18 @@ func TestScripts(t *testing.T) {
 				_, port, _ := net.SplitHostPort(l.Addr().String())
 				ts.Check(l.Close())
 				ts.Setenv(args[0], port)
+			},
+			"place": func(ts *testscript.TestScript, _ bool, args []string) {
+				dir, err := os.MkdirTemp("", "place-")
+				ts.Check(err)
+				ts.Defer(func() { os.RemoveAll(dir) })
+				ts.Check(os.Chmod(dir, 0o755))
+				self, err := os.Executable()
+				ts.Check(err)
+				b, err := os.ReadFile(self)
+				ts.Check(err)
+				ts.Check(os.WriteFile(filepath.Join(dir, "program"), b, 0o755))
+				ts.Setenv(args[0], dir)
 			},
 			"postgres": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv(args[0], startPostgres(ts))

@@ -2,14 +2,17 @@
 // over them: each end knows who is at the other, and a session ends as soon as
 // its peer is revoked.
 //
-// Start with [New]. A [Node] dials and listens:
+// Programs start with [Connect], which has the agent of the machine say who they
+// are and whom to believe; [New] is for whoever holds all of that himself. A
+// [Node] dials and listens:
 //
 //	session, err := node.Dial(ctx, "tcp", "10.0.0.7:7443", "edge-2")
 //	listener, err := node.Listen("tcp", ":7443")
 //
 // A [Session] is a [net.Conn] with a [Session.Peer]; a [Listener] is a
 // [net.Listener]. For HTTP there are [ConnContext], [PeerFromContext] and
-// [Node.Transport].
+// [Node.Transport]; for programs that do TLS themselves, HTTP/2 and gRPC among
+// them, [Node.ServerConfig] and [Node.ClientConfig], with what they cannot do.
 //
 // # Opening
 //

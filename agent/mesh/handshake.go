@@ -49,20 +49,15 @@ func (w *wire) Read(b []byte) (int, error) {
 }
 
 func (h *handshake) server() *tls.Conn {
-	o := h.options()
+	o := h.node.options(nil)
 	h.wire.Conn = h.raw
 	return tls.Server(&h.wire, h.remember(o, chancery.ServerConfig(o)))
 }
 
 func (h *handshake) client() *tls.Conn {
-	o := h.options()
+	o := h.node.options(nil)
 	h.wire.Conn = h.raw
 	return tls.Client(&h.wire, h.remember(o, chancery.ClientConfig(o, h.want)))
-}
-
-func (h *handshake) options() chancery.TLSOptions {
-	c := &h.node.config
-	return chancery.TLSOptions{Verifier: c.Verifier, Identity: c.Identity, Now: c.Now, Policy: c.Policy, Self: c.Self}
 }
 
 // remember keeps the peer that is accepted, so that it need not be judged a

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/local"
 )
 
 // DefaultMaxSession is how long a session lives at most unless a [Config]
@@ -42,10 +43,23 @@ type Config struct {
 	Logger     *slog.Logger     // default: none
 }
 
+func (c *Config) setDefaults() {
+	if c.MaxSession == 0 {
+		c.MaxSession = DefaultMaxSession
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
 // A Node is one end of all of its sessions. Its methods may be called
 // concurrently.
 type Node struct {
 	config  Config
+	agent   *local.Agent    // of a node that Connect made
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	tally   tally
@@ -74,15 +88,7 @@ func New(c Config) (*Node, error) {
 	case c.MaxSession < 0:
 		return nil, fmt.Errorf("mesh: longest session %s, want more than 0", c.MaxSession)
 	}
-	if c.MaxSession == 0 {
-		c.MaxSession = DefaultMaxSession
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.setDefaults()
 	n := &Node{config: c, sessions: map[*Session]struct{}{}, listeners: map[*Listener]struct{}{}}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.timer = time.AfterFunc(sweepEvery, n.sweep)
@@ -120,6 +126,9 @@ func (n *Node) Close() error {
 		s.cut(net.ErrClosed)
 	}
 	n.work.Wait()
+	if n.agent != nil {
+		n.agent.Close()
+	}
 	return nil
 }
 

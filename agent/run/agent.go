@@ -13,6 +13,7 @@
 //	address.go   tells the coordinator where this node listens
 //	serve.go     answers the pings of peers
 //	relay.go     forwards and exposes, for programs that know nothing of the fleet
+//	programs.go  gives programs on this machine a share in the node's identity
 //	control.go   answers the command line, over a Unix socket; see [Connect]
 //
 // # Failure
@@ -44,6 +45,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/join"
+	"github.com/chancery-pki/chancery/agent/local"
 	"github.com/chancery-pki/chancery/agent/mesh"
 	"github.com/chancery-pki/chancery/agent/state"
 	"github.com/chancery-pki/chancery/tpm"
@@ -82,6 +84,10 @@ type agent struct {
 	seek     chan struct{} // asks the pointer loop to look now
 	asked    chan struct{} // asks the key loop to attest now; has room for one
 
+	suspended atomic.Pointer[error]
+	changes   changes         // of what is trusted, for programs
+	certify   chan certifying // asks the key loop to certify a program's key
+	rules     atomic.Pointer[[]local.Rule]
 	relays    relays
 	reloads   chan chan reloaded                // asks the relay loop to read the configuration
 	addresses atomic.Pointer[map[string]string] // of the configuration
@@ -105,7 +111,7 @@ func Run(ctx context.Context, dir *state.Dir, o Options) error {
 
 // open reads the state and makes everything but the loops.
 func open(dir *state.Dir, o Options) (_ *agent, err error) {
-	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded)}
+	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded), certify: make(chan certifying)}
 	nc, err := dir.Certificate()
 	if err != nil {
 		return nil, err
@@ -114,6 +120,7 @@ func open(dir *state.Dir, o Options) (_ *agent, err error) {
 	if a.config, err = dir.Config(); err != nil {
 		return nil, err
 	}
+	a.rules.Store(&a.config.Programs)
 	if o.Listen != "" {
 		a.config.Listen = o.Listen
 	}
@@ -218,12 +225,20 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	forPrograms, err := a.listenPrograms()
+	if err != nil {
+		control.Close()
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	loops := []func(context.Context){a.keepKey, a.keepCRL, a.keepPointer, a.keepAddress, a.servePeers, a.keepRelays}
 	for _, loop := range loops {
 		group.Go(func() error { loop(ctx); return nil })
 	}
 	group.Go(func() error { return a.serveControl(ctx, control) })
+	if forPrograms != nil {
+		group.Go(func() error { return a.servePrograms(ctx, forPrograms) })
+	}
 	a.Logger.Info("running", "node", a.config.Name, "listen", a.listener.Addr().String(), "chip", *a.chipInfo.Load())
 	return group.Wait()
 }

@@ -135,6 +135,7 @@ func (a *agent) takeCRL(list []byte) error {
 	if cut := a.mesh.Recheck(); cut > 0 {
 		a.Logger.Info("sessions cut", "count", cut, "crl", crl.Head().Number)
 	}
+	a.changes.tell()
 	if before == nil || crl.Head().Number > before.Head().Number {
 		if err := a.dir.SaveCRL(crl); err != nil {
 			return err
@@ -148,11 +149,18 @@ func (a *agent) takeCRL(list []byte) error {
 // (docs/protocol.md section 6). The operator who clears the alarm is noticed
 // with the next poll.
 func (a *agent) heedAlarms() {
-	var reason error
-	if slices.Contains(a.dir.Alarms(), state.CRLFork) {
-		reason = fmt.Errorf("%w: refusing everybody until an operator has cleared the alarm", chancery.ErrCRLFork)
-	}
+	reason := a.suspension()
 	a.verifier.Suspend(reason)
+	if was := a.suspended.Swap(&reason); was != nil && (*was == nil) != (reason == nil) {
+		a.changes.tell()
+	}
+}
+
+func (a *agent) suspension() error {
+	if slices.Contains(a.dir.Alarms(), state.CRLFork) {
+		return fmt.Errorf("%w: refusing everybody until an operator has cleared the alarm", chancery.ErrCRLFork)
+	}
+	return nil
 }
 
 func (a *agent) crlNumber() uint64 {

@@ -89,6 +89,9 @@ func (a *agent) keepKey(ctx context.Context) {
 		}
 		select {
 		case <-time.After(wait):
+		case c := <-a.certify:
+			s, err := a.certifyProgram(ctx, c.key)
+			c.done <- certified{s, err}
 		case <-asked: // put back, for the step to see
 			select {
 			case a.asked <- struct{}{}:
@@ -117,7 +120,7 @@ func (a *agent) sessionDue() time.Duration {
 // keepSession certifies a new session key with N:SK if it is time
 // (docs/protocol.md section 7).
 func (a *agent) keepSession(ctx context.Context) error {
-	nc, now := a.nc.Load(), a.clock()
+	nc := a.nc.Load()
 	if a.sessionDue() > 0 {
 		return nil
 	}
@@ -129,31 +132,21 @@ func (a *agent) keepSession(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := &session{notBefore: now.UTC().Truncate(time.Second)}
-	if s.notBefore.Before(nc.NotBefore) {
-		s.notBefore = nc.NotBefore
-	}
-	s.notAfter = s.notBefore.Add(chancery.DefaultSessionLife)
-	if s.notAfter.After(nc.NotAfter) {
-		s.notAfter = nc.NotAfter
-	}
-	var serial [16]byte
-	rand.Read(serial[:])
-	tbs, err := chancery.NewSession(nc, public, serial, s.notBefore, s.notAfter)
+	der, from, until, err := a.newSession(ctx, nc, public)
 	if err != nil {
 		return err
 	}
-	// An X.509 signature carries no fleet; N:C above it does.
-	sig, err := a.key.Sign(ctx, chancery.FleetID{}, tbs)
-	if err != nil {
-		return err
-	}
-	s.Identity = chancery.Identity{Session: tbs.Certificate(a.key.PublicKey().Suite(), sig), NC: nc, Key: private}
+	s := &session{chancery.Identity{Session: der, NC: nc, Key: private}, from, until}
 	if a.identity.Swap(s) == nil {
 		close(a.ready)
 	}
 	a.Logger.Debug("session certificate", "until", s.notAfter)
 	return nil
+}
+
+func newSerial() (serial [16]byte) {
+	rand.Read(serial[:])
+	return serial
 }
 
 // A renewal leads from one N:C to the next.

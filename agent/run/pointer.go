@@ -86,5 +86,6 @@ func (a *agent) takePointer(p *chancery.Pointer) error {
 	}
 	a.Logger.Info("pointer record", "number", p.Seq)
 	a.mesh.Recheck()
+	a.changes.tell()
 	return nil
 }

@@ -189,6 +189,7 @@ func (a *agent) reload(ctx context.Context) (changed []string, err error) {
 		return nil, err
 	}
 	a.addresses.Store(&config.Addresses)
+	a.rules.Store(&config.Programs)
 	want := map[string]RelayRequest{}
 	for i := range config.Forward {
 		want["forward "+config.Forward[i].Listen] = RelayRequest{Forward: &config.Forward[i]}

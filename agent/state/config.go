@@ -9,6 +9,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/local"
 	"github.com/chancery-pki/chancery/internal/tomlkeys"
 	"github.com/chancery-pki/chancery/merkle/tlog"
 )
@@ -27,9 +28,12 @@ type Config struct {
 	Quorum    int      `toml:"witness_quorum,omitempty" comment:"how many of the witnesses; 0 is all"`
 	Advertise string   `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`
 
+	ProgramsSocket string `toml:"programs_socket,omitempty" comment:"Unix socket at which programs have a share in the node's identity; empty: none"`
+
 	// What follows is read again by chancery-agent reload.
 
 	Addresses map[string]string `toml:"addresses,omitempty" comment:"where peers are, NODE = 'HOST:PORT', before anybody is asked"`
+	Programs  []local.Rule      `toml:"program,omitempty" comment:"who may use programs_socket, beside the agent's own user"`
 	Forward   []Relay           `toml:"forward,omitempty"`
 	Expose    []Relay           `toml:"expose,omitempty"`
 }
@@ -101,6 +105,11 @@ func parseConfig(b []byte) (*Config, error) {
 		}
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return nil, fmt.Errorf("addresses: %s: %w", name, err)
+		}
+	}
+	for i := range c.Programs {
+		if err := c.Programs[i].Check(); err != nil {
+			return nil, err
 		}
 	}
 	listens := map[string]bool{}
