@@ -85,8 +85,8 @@ type agent struct {
 	asked    chan struct{} // asks the key loop to attest now; has room for one
 
 	suspended atomic.Pointer[error]
-	changes   changes         // of what is trusted, for programs
-	certify   chan certifying // asks the key loop to certify a program's key
+	changes   changes     // of what is trusted, for programs
+	work      chan func() // for the key loop: what others want the chip for
 	rules     atomic.Pointer[[]local.Rule]
 	relays    relays
 	reloads   chan chan reloaded                // asks the relay loop to read the configuration
@@ -111,7 +111,7 @@ func Run(ctx context.Context, dir *state.Dir, o Options) error {
 
 // open reads the state and makes everything but the loops.
 func open(dir *state.Dir, o Options) (_ *agent, err error) {
-	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded), certify: make(chan certifying)}
+	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded), work: make(chan func())}
 	nc, err := dir.Certificate()
 	if err != nil {
 		return nil, err

@@ -38,6 +38,9 @@ func (a *agent) present() (*chancery.Identity, error) {
 	return &s.Identity, nil
 }
 
+// signTime is how long a handshake waits for the chip, if each takes it.
+const signTime = 8 * time.Second
+
 // idle is the longest time that the key loop sleeps: clocks are set, and
 // machines are suspended.
 const idle = time.Minute
@@ -89,9 +92,8 @@ func (a *agent) keepKey(ctx context.Context) {
 		}
 		select {
 		case <-time.After(wait):
-		case c := <-a.certify:
-			s, err := a.certifyProgram(ctx, c.key)
-			c.done <- certified{s, err}
+		case do := <-a.work:
+			do()
 		case <-asked: // put back, for the step to see
 			select {
 			case a.asked <- struct{}{}:
@@ -124,6 +126,11 @@ func (a *agent) keepSession(ctx context.Context) error {
 	if a.sessionDue() > 0 {
 		return nil
 	}
+	if a.config.Session == state.SessionTPM {
+		from := a.clock()
+		a.show(&session{chancery.Identity{NC: nc, Key: chancery.TLSKey(nodeKey{a}, signTime)}, from, minTime(from.Add(chancery.DefaultSessionLife), nc.NotAfter)})
+		return nil
+	}
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -137,11 +144,23 @@ func (a *agent) keepSession(ctx context.Context) error {
 		return err
 	}
 	s := &session{chancery.Identity{Session: der, NC: nc, Key: private}, from, until}
+	a.show(s)
+	return nil
+}
+
+// show presents s from now on.
+func (a *agent) show(s *session) {
 	if a.identity.Swap(s) == nil {
 		close(a.ready)
 	}
 	a.Logger.Debug("session certificate", "until", s.notAfter)
-	return nil
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func newSerial() (serial [16]byte) {

@@ -49,31 +49,52 @@ func (p programs) Trust() (chancery.Trust, error, <-chan struct{}) {
 
 func (p programs) Refresh(ctx context.Context) error { return p.fetchCRL(ctx) }
 
-// certifying is a program's key on its way to the key loop, the only user of
-// the chip.
-type certifying struct {
-	key  chancery.PublicKey
-	done chan certified
-}
-
-type certified struct {
-	session *local.Session
-	err     error
-}
-
 func (p programs) Certify(ctx context.Context, key chancery.PublicKey) (*local.Session, error) {
-	c := certifying{key, make(chan certified, 1)}
+	var s *local.Session
+	err := p.withKey(ctx, func() (err error) {
+		s, err = p.certifyProgram(ctx, key)
+		return err
+	})
+	if err != nil {
+		return nil, err // s may still be written to
+	}
+	return s, nil
+}
+
+// errChipBusy: the key loop has something else to do.
+var errChipBusy = errors.New("the chip is busy, or does not sign: see chancery-agent status")
+
+// withKey has the key loop, the only user of the chip, do something.
+func (a *agent) withKey(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
 	select {
-	case p.certify <- c:
+	case a.work <- func() { done <- do() }:
 	case <-ctx.Done():
-		return nil, errors.New("the chip is busy, or does not sign: see chancery-agent status")
+		return errChipBusy
 	}
 	select {
-	case r := <-c.done:
-		return r.session, r.err
+	case err := <-done:
+		return err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
+}
+
+// A nodeKey is N:SK, for whoever is not the key loop.
+type nodeKey struct{ *agent }
+
+func (k nodeKey) PublicKey() chancery.PublicKey { return k.nc.Load().NodeKey }
+
+func (k nodeKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
+	var signed chancery.Signature
+	err := k.withKey(ctx, func() (err error) {
+		signed, err = k.key.Sign(ctx, fleet, s)
+		return err
+	})
+	if err != nil {
+		return nil, err // signed may still be written to
+	}
+	return signed, nil
 }
 
 // certifyProgram certifies a program's key.

@@ -28,6 +28,8 @@ type Config struct {
 	Quorum    int      `toml:"witness_quorum,omitempty" comment:"how many of the witnesses; 0 is all"`
 	Advertise string   `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`
 
+	Session string `toml:"session,omitempty" comment:"'tpm' has the chip sign in each handshake; by default it certifies a key for them, once an hour"`
+
 	ProgramsSocket string `toml:"programs_socket,omitempty" comment:"Unix socket at which programs have a share in the node's identity; empty: none"`
 
 	// What follows is read again by chancery-agent reload.
@@ -37,6 +39,9 @@ type Config struct {
 	Forward   []Relay           `toml:"forward,omitempty"`
 	Expose    []Relay           `toml:"expose,omitempty"`
 }
+
+// SessionTPM has N:SK be the TLS key.
+const SessionTPM = "tpm"
 
 // DefaultListen is where a node listens for its peers unless told otherwise.
 const DefaultListen = ":7443"
@@ -98,6 +103,9 @@ func parseConfig(b []byte) (*Config, error) {
 	}
 	if _, err := c.Policy(); err != nil {
 		return nil, err
+	}
+	if c.Session != "" && c.Session != SessionTPM {
+		return nil, fmt.Errorf("session is %q, want %q or nothing", c.Session, SessionTPM)
 	}
 	for name, address := range c.Addresses {
 		if err := chancery.ValidateName(name); err != nil {
