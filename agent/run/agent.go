@@ -72,10 +72,12 @@ type agent struct {
 	listener *mesh.Listener
 	health   health
 
-	// chip, file and key are the key loop's alone, once it runs.
+	// chip and file are the key loop's alone, once it runs. It loads key anew
+	// when the chip was lost or the seal has another approval; others sign with
+	// it too.
 	chip *tpm.TPM
 	file *tpm.KeyFile
-	key  *tpm.Key
+	key  atomic.Pointer[tpm.Key]
 
 	nc       atomic.Pointer[chancery.Certificate]
 	identity atomic.Pointer[session]
@@ -85,8 +87,7 @@ type agent struct {
 	asked    chan struct{} // asks the key loop to attest now; has room for one
 
 	suspended atomic.Pointer[error]
-	changes   changes     // of what is trusted, for programs
-	work      chan func() // for the key loop: what others want the chip for
+	changes   changes // of what is trusted, for programs
 	rules     atomic.Pointer[[]local.Rule]
 	relays    relays
 	reloads   chan chan reloaded                // asks the relay loop to read the configuration
@@ -111,7 +112,7 @@ func Run(ctx context.Context, dir *state.Dir, o Options) error {
 
 // open reads the state and makes everything but the loops.
 func open(dir *state.Dir, o Options) (_ *agent, err error) {
-	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded), work: make(chan func())}
+	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded)}
 	nc, err := dir.Certificate()
 	if err != nil {
 		return nil, err
@@ -203,7 +204,7 @@ func (a *agent) openChip() error {
 	a.chipInfo.Store(new(chip.Info().String()))
 	key, err := state.LoadKey(chip, a.file, a.config.PINFile)
 	if err == nil {
-		a.key = key
+		a.key.Store(key)
 	}
 	return err
 }

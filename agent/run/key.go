@@ -92,8 +92,6 @@ func (a *agent) keepKey(ctx context.Context) {
 		}
 		select {
 		case <-time.After(wait):
-		case do := <-a.work:
-			do()
 		case <-asked: // put back, for the step to see
 			select {
 			case a.asked <- struct{}{}:
@@ -258,7 +256,7 @@ func (r *renewal) attempt(ctx context.Context) (*chancery.Certificate, error) {
 	}
 	if r.intake == nil {
 		a := &join.Applicant{
-			Chip: r.chip, File: r.file, Key: r.key, Pointer: r.pointer(), Name: r.config.Name, Device: r.config.TPM,
+			Chip: r.chip, File: r.file, Key: r.key.Load(), Pointer: r.pointer(), Name: r.config.Name, Device: r.config.TPM,
 			PCRs: r.config.PCRs, EventLog: r.config.EventLog, Now: r.clock,
 			Step: func(symbol, what string) { r.Logger.Debug("renewal", "symbol", symbol, "what", what) },
 		}

@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"slices"
@@ -50,61 +49,21 @@ func (p programs) Trust() (chancery.Trust, error, <-chan struct{}) {
 func (p programs) Refresh(ctx context.Context) error { return p.fetchCRL(ctx) }
 
 func (p programs) Certify(ctx context.Context, key chancery.PublicKey) (*local.Session, error) {
-	var s *local.Session
-	err := p.withKey(ctx, func() (err error) {
-		s, err = p.certifyProgram(ctx, key)
-		return err
-	})
-	if err != nil {
-		return nil, err // s may still be written to
-	}
-	return s, nil
-}
-
-// errChipBusy: the key loop has something else to do.
-var errChipBusy = errors.New("the chip is busy, or does not sign: see chancery-agent status")
-
-// withKey has the key loop, the only user of the chip, do something.
-func (a *agent) withKey(ctx context.Context, do func() error) error {
-	done := make(chan error, 1)
-	select {
-	case a.work <- func() { done <- do() }:
-	case <-ctx.Done():
-		return errChipBusy
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// A nodeKey is N:SK, for whoever is not the key loop.
-type nodeKey struct{ *agent }
-
-func (k nodeKey) PublicKey() chancery.PublicKey { return k.nc.Load().NodeKey }
-
-func (k nodeKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
-	var signed chancery.Signature
-	err := k.withKey(ctx, func() (err error) {
-		signed, err = k.key.Sign(ctx, fleet, s)
-		return err
-	})
-	if err != nil {
-		return nil, err // signed may still be written to
-	}
-	return signed, nil
-}
-
-// certifyProgram certifies a program's key.
-func (a *agent) certifyProgram(ctx context.Context, key chancery.PublicKey) (*local.Session, error) {
-	nc := a.nc.Load()
-	der, from, until, err := a.newSession(ctx, nc, key)
+	nc := p.nc.Load()
+	der, from, until, err := p.newSession(ctx, nc, key)
 	if err != nil {
 		return nil, err
 	}
 	return &local.Session{Session: der, NC: nc.Raw(), NotBefore: from, NotAfter: until}, nil
+}
+
+// A nodeKey is N:SK as it is loaded at the moment.
+type nodeKey struct{ *agent }
+
+func (k nodeKey) PublicKey() chancery.PublicKey { return k.key.Load().PublicKey() }
+
+func (k nodeKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.Statement) (chancery.Signature, error) {
+	return k.key.Load().Sign(ctx, fleet, s)
 }
 
 // listenPrograms makes the socket for programs, if the configuration has one.
@@ -142,9 +101,9 @@ func (a *agent) newSession(ctx context.Context, nc *chancery.Certificate, key ch
 		return nil, from, until, err
 	}
 	// An X.509 signature carries no fleet; N:C above it does.
-	sig, err := a.key.Sign(ctx, chancery.FleetID{}, tbs)
+	sig, err := a.key.Load().Sign(ctx, chancery.FleetID{}, tbs)
 	if err != nil {
 		return nil, from, until, err
 	}
-	return tbs.Certificate(a.key.PublicKey().Suite(), sig), from, until, nil
+	return tbs.Certificate(nc.NodeKey.Suite(), sig), from, until, nil
 }

@@ -138,7 +138,7 @@ func (a *agent) reloadKey() error {
 	}
 	key, err := state.LoadKey(a.chip, a.file, a.config.PINFile)
 	if err == nil {
-		a.key = key
+		a.key.Store(key)
 	}
 	return err
 }
