@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/coordinator"
 	"github.com/chancery-pki/chancery/agent/state"
 )
@@ -72,21 +73,22 @@ func (a *agent) resolve(ctx context.Context, name string) (string, error) {
 	if address = a.dir.Address(name); address != "" {
 		return address, nil
 	}
-	if found := a.lookup(ctx, name); found != "" {
+	if found := lookup(ctx, net.DefaultResolver, a.nc.Load(), name); found != "" {
 		return found, nil
 	}
 	return "", fmt.Errorf("the address of %s: %w", name, err)
 }
 
-// lookup asks DNS, if nodes have DNS names.
-func (a *agent) lookup(ctx context.Context, name string) string {
-	nc := a.nc.Load()
-	for _, own := range nc.DNSNames {
-		suffix, ok := strings.CutPrefix(own, nc.Name+".")
+// lookup asks DNS for a peer under the suffix that this node's own certificate
+// has, if it has one.
+func lookup(ctx context.Context, dns *net.Resolver, own *chancery.Certificate, name string) string {
+	for _, dnsName := range own.DNSNames {
+		suffix, ok := strings.CutPrefix(dnsName, own.Name+".")
 		if !ok {
 			continue
 		}
-		if hosts, err := net.DefaultResolver.LookupHost(ctx, name+"."+suffix); err == nil {
+		// The dot at the end: no search list may make another name of it.
+		if hosts, err := dns.LookupHost(ctx, name+"."+suffix+"."); err == nil {
 			_, port, _ := net.SplitHostPort(state.DefaultListen)
 			return net.JoinHostPort(hosts[0], port)
 		}
