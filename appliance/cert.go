@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -12,11 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/chancery-pki/chancery/appliance/api"
+	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/merkle"
 )
-
-func unmarshal(b []byte, v any) error { return json.Unmarshal(b, v) }
 
 func (a *app) certCommand() *cobra.Command {
 	c := &cobra.Command{Use: "cert", Short: "Certificates"}
@@ -53,8 +51,7 @@ func (a *app) certCommand() *cobra.Command {
 			pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: info.DER})
 		})
 	}})
-	revoke := reasoned{app: a, what: "revoke certificate %s, for ever; its node may renew", path: "/v1/certificates/%s/revoke"}
-	c.AddCommand(revoke.command("revoke SERIAL", "Revoke one certificate"))
+	c.AddCommand(a.revokeCommand(authority.Certificates))
 	c.AddCommand(a.certVerifyCommand())
 	return c
 }

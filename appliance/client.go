@@ -20,37 +20,22 @@ import (
 // is a *[]byte for what is not. Either may be nil.
 func (a *app) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
+	contentType := ""
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
 			return err
 		}
-		body = bytes.NewReader(b)
+		body, contentType = bytes.NewReader(b), "application/json"
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://chancery"+path, body)
+	resp, err := a.request(ctx, method, path, contentType, body)
 	if err != nil {
 		return err
-	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", a.data.socket())
-		},
-	}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return a.data.unreachable(err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 128<<20))
 	if err != nil {
 		return err
-	}
-	if resp.StatusCode >= 300 {
-		return problem(resp.StatusCode, b)
 	}
 	switch out := out.(type) {
 	case nil:
@@ -60,6 +45,37 @@ func (a *app) call(ctx context.Context, method, path string, in, out any) error 
 		return nil
 	}
 	return json.Unmarshal(b, out)
+}
+
+// request asks the coordinator for an answer of any length, whose body the
+// caller closes. A problem is an error.
+func (a *app) request(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://chancery"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", a.data.socket())
+		},
+	}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, a.data.unreachable(err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	return nil, problem(resp.StatusCode, b)
 }
 
 // unreachable says why the admin socket cannot be opened, if that is why.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/api"
+	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/internal/cli"
 )
 
@@ -171,10 +172,8 @@ func (a *app) nodeCommand() *cobra.Command {
 		}
 		return a.out.Print(map[string]string{"name": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s is renewed again\n", args[0]) })
 	}})
-	refuse := reasoned{app: a, what: "turn down %s, which waits for approval", path: "/v1/nodes/%s/refuse"}
-	c.AddCommand(refuse.command("refuse NAME", "Turn down a node that waits for approval"))
-	revoke := reasoned{app: a, what: "revoke %s with all of its certificates, for ever", path: "/v1/nodes/%s/revoke"}
-	c.AddCommand(revoke.command("revoke NAME", "Revoke a node with all of its certificates"))
+	c.AddCommand(a.refuseCommand())
+	c.AddCommand(a.revokeCommand(authority.Nodes))
 	return c
 }
 
@@ -207,58 +206,44 @@ func printNode(w io.Writer, n *api.NodeInfo) {
 	}
 	fmt.Fprintf(w, "  enrolled   %s\n", stamp(n.Enrolled))
 	if !n.Revoked.IsZero() {
-		fmt.Fprintf(w, "  revoked    %s: %s\n", stamp(n.Revoked), n.Reason)
+		fmt.Fprintf(w, "  revoked    %s: %s", stamp(n.Revoked), n.Reason)
+		if n.ReasonCode != chancery.ReasonUnspecified {
+			fmt.Fprintf(w, " (%s)", n.ReasonCode)
+		}
+		fmt.Fprintln(w)
 	}
 	fmt.Fprintf(w, "  serials    %s\n", strings.Join(n.Serials, " "))
 }
 
-// A reasoned command is one that cannot be taken back: it says what it will
-// do, asks, and takes a reason.
-type reasoned struct {
-	app  *app
-	what string
-	path string
-}
-
-func (r *reasoned) command(use, short string) *cobra.Command {
+// refuseCommand cannot be taken back: it says what it will do, asks, and takes
+// a reason.
+func (a *app) refuseCommand() *cobra.Command {
 	var in api.RevokeInput
 	var yes bool
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+	c := &cobra.Command{Use: "refuse NAME", Short: "Turn down a node that waits for approval", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		if !yes {
-			if err := confirm(c.Context(), fmt.Sprintf(r.what, args[0])); err != nil {
+			if err := confirm(c.Context(), fmt.Sprintf("turn down %s, which waits for approval", args[0])); err != nil {
 				return err
 			}
 		}
-		return r.run(c.Context(), args[0], in)
+		if err := a.call(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/refuse", in, nil); err != nil {
+			return err
+		}
+		return a.out.Print(struct{}{}, func(w io.Writer) { fmt.Fprintln(w, "done") })
 	}}
 	c.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }
 
-func (r *reasoned) run(ctx context.Context, target string, in api.RevokeInput) error {
-	var out api.RevokeOutput
-	var raw []byte
-	if err := r.app.call(ctx, "POST", fmt.Sprintf(r.path, url.PathEscape(target)), in, &raw); err != nil {
-		return err
-	}
-	if len(raw) == 0 {
-		return r.app.out.Print(struct{}{}, func(w io.Writer) { fmt.Fprintln(w, "done") })
-	}
-	if err := unmarshal(raw, &out); err != nil {
-		return err
-	}
-	return r.app.out.Print(out, func(w io.Writer) {
-		fmt.Fprintf(w, "revoked %s: %d certificates, in CRL number %d\n", target, out.Certificates, out.CRL)
-	})
-}
-
 // confirm asks on the terminal; the answer is no unless it is yes.
-func confirm(ctx context.Context, what string) error {
+func confirm(ctx context.Context, what string) error { return confirmOn(ctx, os.Stdin, what) }
+
+func confirmOn(ctx context.Context, in io.Reader, what string) error {
 	fmt.Fprintf(os.Stderr, "This will %s. Continue? [y/N] ", what)
 	answered := make(chan string, 1)
 	go func() {
-		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		line, _ := bufio.NewReader(in).ReadString('\n')
 		answered <- strings.ToLower(strings.TrimSpace(line))
 	}()
 	select {

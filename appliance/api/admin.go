@@ -118,28 +118,29 @@ type TokenOutput struct {
 
 // A NodeInfo describes a node, or somebody who waits to become one.
 type NodeInfo struct {
-	Name      string        `json:"name"`
-	NodeID    string        `json:"node_id"`
-	State     string        `json:"state" enum:"active,revoked,replaced,pending"`
-	Assurance string        `json:"assurance"`
-	Simulator bool          `json:"simulator"`
-	Sealed    bool          `json:"sealed"`
-	Roles     []string      `json:"roles"`
-	Chip      chancery.Chip `json:"chip"`
-	EK        string        `json:"ek" doc:"SHA-256 over the endorsement key, hexadecimal"`
-	Enrolled  time.Time     `json:"enrolled"`
-	Revoked   time.Time     `json:"revoked,omitzero"`
-	Reason    string        `json:"reason,omitempty"`
-	Address   string        `json:"address,omitempty"`
-	Rule      string        `json:"rule,omitempty" doc:"of the policy, under which it was decided"`
-	Held      string        `json:"held,omitempty" doc:"why it is not renewed"`
-	Attested  time.Time     `json:"attested,omitzero" doc:"when it last attested a good state"`
-	Epoch     uint64        `json:"epoch,omitempty" doc:"of a sealed key's counter, as last attested"`
-	Retire    string        `json:"retire,omitempty" enum:"wanted,raised," doc:"older approvals are being retired: with the next attestation, or by the next reboot"`
-	Approvals []string      `json:"approvals,omitempty" doc:"operators that have approved, of one that waits"`
-	Wanted    int           `json:"approvals_wanted,omitempty" doc:"how many have to"`
-	Replaces  string        `json:"replaces,omitempty" doc:"node id of the one whose place it asks for"`
-	Serials   []string      `json:"serials,omitempty"`
+	Name       string              `json:"name"`
+	NodeID     string              `json:"node_id"`
+	State      string              `json:"state" enum:"active,revoked,replaced,pending"`
+	Assurance  string              `json:"assurance"`
+	Simulator  bool                `json:"simulator"`
+	Sealed     bool                `json:"sealed"`
+	Roles      []string            `json:"roles"`
+	Chip       chancery.Chip       `json:"chip"`
+	EK         string              `json:"ek" doc:"SHA-256 over the endorsement key, hexadecimal"`
+	Enrolled   time.Time           `json:"enrolled"`
+	Revoked    time.Time           `json:"revoked,omitzero"`
+	Reason     string              `json:"reason,omitempty"`
+	ReasonCode chancery.ReasonCode `json:"reason_code,omitempty" doc:"of the revocation: RFC 5280 section 5.3.1"`
+	Address    string              `json:"address,omitempty"`
+	Rule       string              `json:"rule,omitempty" doc:"of the policy, under which it was decided"`
+	Held       string              `json:"held,omitempty" doc:"why it is not renewed"`
+	Attested   time.Time           `json:"attested,omitzero" doc:"when it last attested a good state"`
+	Epoch      uint64              `json:"epoch,omitempty" doc:"of a sealed key's counter, as last attested"`
+	Retire     string              `json:"retire,omitempty" enum:"wanted,raised," doc:"older approvals are being retired: with the next attestation, or by the next reboot"`
+	Approvals  []string            `json:"approvals,omitempty" doc:"operators that have approved, of one that waits"`
+	Wanted     int                 `json:"approvals_wanted,omitempty" doc:"how many have to"`
+	Replaces   string              `json:"replaces,omitempty" doc:"node id of the one whose place it asks for"`
+	Serials    []string            `json:"serials,omitempty"`
 }
 
 // An ApproveOutput is a verdict, and how many more operators have to approve.
@@ -150,24 +151,14 @@ type ApproveOutput struct {
 
 // A CertificateInfo describes an entry of the log.
 type CertificateInfo struct {
-	Serial   string    `json:"serial"`
-	Name     string    `json:"name"`
-	NodeID   string    `json:"node_id"`
-	NotAfter time.Time `json:"not_after"`
-	Revoked  time.Time `json:"revoked,omitzero"`
-	Reason   string    `json:"reason,omitempty"`
-	DER      []byte    `json:"der,omitempty"`
-}
-
-// A RevokeInput says why.
-type RevokeInput struct {
-	Reason string `json:"reason" maxLength:"200"`
-}
-
-// A RevokeOutput says what a revocation did.
-type RevokeOutput struct {
-	Certificates int64  `json:"certificates"`
-	CRL          uint64 `json:"crl" doc:"number of the list that names them"`
+	Serial     string              `json:"serial"`
+	Name       string              `json:"name"`
+	NodeID     string              `json:"node_id"`
+	NotAfter   time.Time           `json:"not_after"`
+	Revoked    time.Time           `json:"revoked,omitzero"`
+	Reason     string              `json:"reason,omitempty"`
+	ReasonCode chancery.ReasonCode `json:"reason_code,omitempty" doc:"RFC 5280 section 5.3.1"`
+	DER        []byte              `json:"der,omitempty"`
 }
 
 // A ResealInfo is a boot state that a node asked to have approved.
@@ -260,6 +251,7 @@ func NewAdmin(a *Admin) http.Handler {
 	huma.Post(api, "/v1/crl", handle(a.Logger, func(ctx context.Context, _ *struct{}) (*struct{}, error) {
 		return nil, a.Ledger.PublishCRL(ctx)
 	}))
+	mux.HandleFunc("POST /v1/revocations", a.revocations)
 	serveLogs(mux, a.Ledger, a.Logger)
 	mux.HandleFunc("GET /v1/crl", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Ledger.CRL().Marshal()) })
 	mux.HandleFunc("GET /v1/pointer", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Pointer.Marshal()) })
@@ -321,8 +313,8 @@ func (a *Admin) nodes(api huma.API) {
 		return nil, a.Authority.Refuse(ctx, operator(ctx), in.Name, in.Body.Reason)
 	}))
 	huma.Post(api, "/v1/nodes/{name}/revoke", handle(a.Logger, func(ctx context.Context, in *revokeIn) (*body[RevokeOutput], error) {
-		n, err := a.Authority.RevokeNode(ctx, operator(ctx), in.Name, in.Body.Reason)
-		return &body[RevokeOutput]{RevokeOutput{n, a.Ledger.CRL().Head().Number}}, err
+		out, err := a.Authority.RevokeNode(ctx, operator(ctx), in.Name, in.Body.ReasonCode, in.Body.Reason)
+		return &body[RevokeOutput]{*revokeOutput(out)}, err
 	}))
 }
 
@@ -349,8 +341,8 @@ func (a *Admin) certificates(api huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		err = a.Authority.RevokeCertificate(ctx, operator(ctx), serial, in.Body.Reason)
-		return &body[RevokeOutput]{RevokeOutput{1, a.Ledger.CRL().Head().Number}}, err
+		out, err := a.Authority.RevokeCertificate(ctx, operator(ctx), serial, in.Body.ReasonCode, in.Body.Reason)
+		return &body[RevokeOutput]{*revokeOutput(out)}, err
 	}))
 }
 

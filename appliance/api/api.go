@@ -59,26 +59,31 @@ func newAPI(title string) (*http.ServeMux, huma.API) {
 func handle[I, O any](logger *slog.Logger, f func(context.Context, *I) (*O, error)) func(context.Context, *I) (*O, error) {
 	return func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)
-		if err == nil {
-			return out, nil
+		if err != nil {
+			return nil, told(logger, err)
 		}
-		if r, ok := errors.AsType[*authority.Refusal](err); ok {
-			return nil, &problem{chancery.Problem{Title: http.StatusText(r.Status), Status: r.Status, Detail: r.Detail, Code: r.Code, Hint: r.Tip}}
-		}
-		if p, ok := errors.AsType[*problem](err); ok {
-			return nil, p
-		}
-		switch {
-		case errors.Is(err, ledger.ErrClosed): // first: it wraps the end of the ledger's own context
-			return nil, unavailable("stopping", "the coordinator is stopping; try again")
-		case errors.Is(err, context.Canceled):
-			return nil, unavailable("canceled", "the request was given up")
-		case errors.Is(err, context.DeadlineExceeded):
-			return nil, unavailable("no-token", "CA:SK did not sign in time; try again")
-		}
-		logger.Error("request failed", "error", err)
-		return nil, &problem{chancery.Problem{Title: http.StatusText(500), Status: 500, Detail: "the coordinator could not do it; its log says why", Code: "internal"}}
+		return out, nil
 	}
+}
+
+// told is what an error is to whoever asked.
+func told(logger *slog.Logger, err error) *problem {
+	if r, ok := errors.AsType[*authority.Refusal](err); ok {
+		return &problem{chancery.Problem{Title: http.StatusText(r.Status), Status: r.Status, Detail: r.Detail, Code: r.Code, Hint: r.Tip}}
+	}
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	switch {
+	case errors.Is(err, ledger.ErrClosed): // first: it wraps the end of the ledger's own context
+		return unavailable("stopping", "the coordinator is stopping; try again")
+	case errors.Is(err, context.Canceled):
+		return unavailable("canceled", "the request was given up")
+	case errors.Is(err, context.DeadlineExceeded):
+		return unavailable("no-token", "CA:SK did not sign in time; try again")
+	}
+	logger.Error("request failed", "error", err)
+	return &problem{chancery.Problem{Title: http.StatusText(500), Status: 500, Detail: "the coordinator could not do it; its log says why", Code: "internal"}}
 }
 
 func unavailable(code, detail string) *problem {

@@ -197,7 +197,7 @@ func TestRenewNeedsCertificate(t *testing.T) {
 	// Good until it is revoked, on the connection that is open already too.
 	c := w.dial(good)
 	ok[chancery.Answer](c, "POST", "/v1/renew", n.Connection(c.exporter()))
-	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "test"); err != nil {
+	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", chancery.ReasonUnspecified, "test"); err != nil {
 		t.Fatal(err)
 	}
 	w.follow()
@@ -258,7 +258,7 @@ func TestCRL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "test"); err != nil {
+	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", chancery.ReasonUnspecified, "test"); err != nil {
 		t.Fatal(err)
 	}
 	all.Wait()

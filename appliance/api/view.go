@@ -115,7 +115,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 func nodeInfo(n *store.Node) NodeInfo {
 	return NodeInfo{Name: n.Name, NodeID: n.ID.String(), State: n.State, Assurance: n.Assurance.String(), Simulator: n.Simulator, Sealed: n.Seal != nil,
-		Roles: append([]string{}, n.Roles...), Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, Address: n.Address,
+		Roles: append([]string{}, n.Roles...), Chip: n.Chip, EK: hex.EncodeToString(n.EKDigest[:]), Enrolled: n.Enrolled, Revoked: n.Revoked, Reason: n.Reason, ReasonCode: n.Code, Address: n.Address,
 		Rule: n.Rule, Held: n.Held, Attested: n.Attested, Epoch: n.Epoch, Retire: n.Retire}
 }
 
@@ -219,7 +219,7 @@ func (a *Admin) certificateInfo(e *store.Entry) (CertificateInfo, error) {
 		return CertificateInfo{}, err
 	}
 	return CertificateInfo{Serial: fmt.Sprintf("%d:%d", a.Ledger.Log().Number, e.Index), Name: chancery.CommonName(entry.RawSubject), NodeID: e.NodeID.String(),
-		NotAfter: e.NotAfter, Revoked: e.Revoked, Reason: e.Reason}, nil
+		NotAfter: e.NotAfter, Revoked: e.Revoked, Reason: e.Reason, ReasonCode: e.Code}, nil
 }
 
 func (a *Admin) certificateList(ctx context.Context, from uint64) (list []CertificateInfo, err error) {

@@ -160,7 +160,7 @@ func (at *attesting) failed(ctx context.Context, p *policy.Policy, reason string
 			return errors.Join(tx.Hold(n.ID, reason), a.writeDown(tx, d))
 		case policy.Revoke:
 			d.action = "node.revoke"
-			_, err := tx.RevokeNode(n.ID, "attestation: "+reason, a.Now())
+			_, err := tx.RevokeNode(n.ID, chancery.ReasonPrivilegeWithdrawn, "attestation: "+reason, a.Now())
 			return errors.Join(err, a.writeDown(tx, d))
 		}
 		return nil

@@ -79,10 +79,22 @@ func TestAudit(t *testing.T) {
 			_, err := w.Authority.SetPolicy(ctx, "alice (7)", []byte(strings.Replace(appliancetest.Trial, "version = 1", "version = 2", 1)), func([]byte) error { return nil })
 			return err
 		}},
-		{"certificate.revoke", "1:0", func() error { return w.Authority.RevokeCertificate(ctx, "alice (7)", serial(t, 0), "lost\x1b[2J") }},
-		{"", "", func() error { return w.Authority.RevokeCertificate(ctx, "alice (7)", serial(t, 0), "again") }},
-		{"node.revoke", "edge-1", func() error { _, err := w.Authority.RevokeNode(ctx, "alice (7)", "edge-1", "stolen"); return err }},
-		{"", "", func() error { _, err := w.Authority.RevokeNode(ctx, "alice (7)", "edge-1", "again"); return err }},
+		{"certificate.revoke", "1:0", func() error {
+			_, err := w.Authority.RevokeCertificate(ctx, "alice (7)", serial(t, 0), chancery.ReasonUnspecified, "lost\x1b[2J")
+			return err
+		}},
+		{"", "", func() error {
+			_, err := w.Authority.RevokeCertificate(ctx, "alice (7)", serial(t, 0), chancery.ReasonUnspecified, "again")
+			return err
+		}},
+		{"node.revoke", "edge-1", func() error {
+			_, err := w.Authority.RevokeNode(ctx, "alice (7)", "edge-1", chancery.ReasonUnspecified, "stolen")
+			return err
+		}},
+		{"", "", func() error {
+			_, err := w.Authority.RevokeNode(ctx, "alice (7)", "edge-1", chancery.ReasonUnspecified, "again")
+			return err
+		}},
 	} {
 		w.Clock.Advance(time.Second)
 		before := w.deeds()
@@ -170,7 +182,7 @@ func TestAuditFails(t *testing.T) {
 	answer := w.connect(n)
 	w.issued(w.submit(answer, n.Submission(answer)))
 	mend := appliancetest.Break(t, w.File, appliancetest.Step{Table: "audit", Op: "INSERT"})
-	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "stolen"); err == nil {
+	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", chancery.ReasonUnspecified, "stolen"); err == nil {
 		t.Error("a node is revoked, and nobody will know by whom")
 	}
 	mend()
@@ -181,7 +193,7 @@ func TestAuditFails(t *testing.T) {
 		}
 		return err
 	})
-	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "stolen"); err != nil {
+	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", chancery.ReasonUnspecified, "stolen"); err != nil {
 		t.Error(err)
 	}
 }

@@ -71,13 +71,14 @@ func New(c Config) (*Authority, error) {
 	a.policy.Store(c.Policy)
 	a.wanted = wanted{nodes: map[chancery.NodeID]bool{}, changed: make(chan struct{})}
 	rand.Read(a.challengeKey[:])
-	return a, a.Store.View(context.Background(), func(tx *store.Tx) error {
+	err := a.Store.View(context.Background(), func(tx *store.Tx) error {
 		nodes, err := tx.AttestationsAsked()
 		for _, id := range nodes {
 			a.wanted.nodes[id] = true
 		}
 		return err
 	})
+	return a, errors.Join(err, a.breakOffAll(context.Background()))
 }
 
 // Policy returns the policy that is in force.

@@ -13,6 +13,7 @@ import (
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
 	"github.com/chancery-pki/chancery/appliance/store"
+	"github.com/chancery-pki/chancery/merkle"
 )
 
 // A renewal keeps the key, the node and its roles, and gives a certificate
@@ -135,9 +136,9 @@ func TestRevocation(t *testing.T) {
 
 	number := w.Ledger.CRL().Head().Number
 	w.WantSpent(1, func() {
-		certificates, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "stolen")
-		if err != nil || certificates != 2 {
-			t.Errorf("%d certificates revoked, %v", certificates, err)
+		out, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", chancery.ReasonUnspecified, "stolen")
+		if err != nil || out.Certificates != 2 || out.Nodes != 1 || out.CRL != number+1 {
+			t.Errorf("revoked: %+v, %v", out, err)
 		}
 	})
 	w.Check()
@@ -156,9 +157,9 @@ func TestRevocation(t *testing.T) {
 		if v := w.submit(open, sub); v.Status != chancery.VerdictRefused || v.NC != nil {
 			t.Errorf("a renewal that was under way: %+v", v)
 		}
-		_, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", "again")
+		_, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", chancery.ReasonUnspecified, "again")
 		wantRefusal(t, "a second revocation", err, "revoked")
-		_, err = w.Authority.RevokeNode(t.Context(), "op", "edge-9", "")
+		_, err = w.Authority.RevokeNode(t.Context(), "op", "edge-9", chancery.ReasonUnspecified, "")
 		wantRefusal(t, "an unknown node", err, "not-found")
 	})
 
@@ -324,16 +325,20 @@ func TestRevokeCertificate(t *testing.T) {
 	w := newWorld(t)
 	n := w.node("edge-1", false)
 	first := w.enrol(n)
-	if err := w.Authority.RevokeCertificate(t.Context(), "op", first.Serial, "lost"); err != nil {
+	revoke := func(serial merkle.Serial) error {
+		_, err := w.Authority.RevokeCertificate(t.Context(), "op", serial, chancery.ReasonUnspecified, "lost")
+		return err
+	}
+	if err := revoke(first.Serial); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.verify(first); !errors.Is(err, chancery.ErrRevoked) {
 		t.Error(err)
 	}
 	w.WantSpent(0, func() {
-		wantRefusal(t, "again", w.Authority.RevokeCertificate(t.Context(), "op", first.Serial, ""), "revoked")
-		wantRefusal(t, "one that was never issued", w.Authority.RevokeCertificate(t.Context(), "op", serial(t, 1), ""), "not-found")
-		wantRefusal(t, "one of another log", w.Authority.RevokeCertificate(t.Context(), "op", first.Serial+1<<48, ""), "not-found")
+		wantRefusal(t, "again", revoke(first.Serial), "revoked")
+		wantRefusal(t, "one that was never issued", revoke(serial(t, 1)), "not-found")
+		wantRefusal(t, "one of another log", revoke(first.Serial+1<<48), "not-found")
 	})
 	w.issued(w.submitAgain(n))
 	w.Check()

@@ -13,7 +13,6 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/store"
-	"github.com/chancery-pki/chancery/merkle"
 )
 
 // A TokenRequest says what a join token shall be good for.
@@ -152,54 +151,6 @@ func (a *Authority) pending(ctx context.Context, name string) (*store.Intake, er
 		return &list[0], nil
 	}
 	return nil, refuse(409, "several", "refuse all of them and let the right one join again", "%d nodes that call themselves %s wait for approval", len(list), name)
-}
-
-// RevokeNode revokes a node with all of its certificates and its pending
-// intakes, and publishes the list that says so. When it returns, the
-// coordinator serves that list.
-func (a *Authority) RevokeNode(ctx context.Context, operator, name, reason string) (certificates int64, err error) {
-	d := &deed{operator, "node.revoke", name, map[string]string{"reason": reason}}
-	err = a.act(ctx, d, func(tx *store.Tx) error {
-		node, err := tx.NodeByName(name)
-		if err != nil {
-			return notFound(err, "no node is called %s", name)
-		}
-		certificates, err = tx.RevokeNode(node.ID, reason, a.Now())
-		if errors.Is(err, store.ErrNotFound) {
-			return refuse(409, "revoked", "", "%s was revoked %s already", name, node.Revoked.Format(time.RFC3339))
-		}
-		d.details["node"], d.details["certificates"] = node.ID.String(), strconv.FormatInt(certificates, 10)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return certificates, a.Ledger.PublishCRL(ctx)
-}
-
-// RevokeCertificate revokes one certificate and publishes the list that says
-// so; its node may keep others, and may renew.
-func (a *Authority) RevokeCertificate(ctx context.Context, operator string, serial merkle.Serial, reason string) error {
-	d := &deed{operator, "certificate.revoke", serial.String(), map[string]string{"reason": reason}}
-	err := a.act(ctx, d, func(tx *store.Tx) error {
-		l := a.Ledger.Log()
-		if serial.Log() != l.Number {
-			return refuse(404, "not-found", "", "no certificate has the serial number %s", serial)
-		}
-		e, err := tx.Entry(l, serial.Index())
-		if err != nil {
-			return notFound(err, "no certificate has the serial number %s", serial)
-		}
-		if !e.Revoked.IsZero() {
-			return refuse(409, "revoked", "", "certificate %s was revoked %s already", serial, e.Revoked.Format(time.RFC3339))
-		}
-		d.details["node"] = e.NodeID.String()
-		return tx.RevokeEntry(l, serial.Index(), reason, a.Now())
-	})
-	if err != nil {
-		return err
-	}
-	return a.Ledger.PublishCRL(ctx)
 }
 
 // SetAddress notes where a node listens: a hint for whoever wants to dial it.

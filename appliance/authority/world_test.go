@@ -145,7 +145,7 @@ func (w *world) intakeRow(answer *chancery.Answer) (i *store.Intake) {
 // revoke revokes a node by its name.
 func (w *world) revoke(name string) {
 	w.t.Helper()
-	if _, err := w.Authority.RevokeNode(w.t.Context(), "op", name, "test"); err != nil {
+	if _, err := w.Authority.RevokeNode(w.t.Context(), "op", name, chancery.ReasonUnspecified, "test"); err != nil {
 		w.t.Fatal(err)
 	}
 }

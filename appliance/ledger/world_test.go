@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -193,12 +194,15 @@ func (w *world) checkpoint() {
 func (w *world) revoke(indexes ...uint64) {
 	w.t.Helper()
 	w.must(w.store.Update(context.Background(), func(tx *store.Tx) error {
+		act := &store.Revocation{At: w.clock.Now(), Reason: "test"}
+		err := tx.InsertRevocation(act)
 		for _, i := range indexes {
-			if err := tx.RevokeEntry(w.Log(), i, "test", w.clock.Now()); err != nil {
-				return err
+			n, failed := tx.RevokeSpan(w.Log(), i, i+1, act.ID)
+			if err = cmp.Or(err, failed); err == nil && n != 1 {
+				err = fmt.Errorf("index %d was revoked before", i)
 			}
 		}
-		return nil
+		return err
 	}))
 }
 

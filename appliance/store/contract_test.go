@@ -84,6 +84,22 @@ func (d *db) refuse(want error, f func(*store.Tx) error) {
 	}
 }
 
+// revoke revokes a span in an act of its own and returns how many entries of
+// it were not revoked before.
+func (d *db) revoke(l store.Log, from, below uint64, reason string, at time.Time) (n int64) {
+	d.Helper()
+	d.update(func(tx *store.Tx) error {
+		r := &store.Revocation{At: at, Code: chancery.ReasonSuperseded, Reason: reason}
+		if err := tx.InsertRevocation(r); err != nil {
+			return err
+		}
+		var err error
+		n, err = tx.RevokeSpan(l, from, below, r.ID)
+		return err
+	})
+	return n
+}
+
 func (d *db) reopen() {
 	d.Helper()
 	if err := d.Close(); err != nil {
@@ -303,10 +319,13 @@ func testTaken(d *db) {
 	d.refuse(store.ErrTaken, func(tx *store.Tx) error { return tx.PutNode(other) })
 
 	// Only live nodes count.
-	d.update(func(tx *store.Tx) error { _, err := tx.RevokeNode(a.ID, "gone", later); return err })
+	d.update(func(tx *store.Tx) error {
+		_, err := tx.RevokeNode(a.ID, chancery.ReasonUnspecified, "gone", later)
+		return err
+	})
 	d.update(func(tx *store.Tx) error { return tx.PutNode(sameName) })
 	d.update(func(tx *store.Tx) error {
-		_, err := tx.RevokeNode(sameName.ID, "gone", later.Add(time.Second))
+		_, err := tx.RevokeNode(sameName.ID, chancery.ReasonUnspecified, "gone", later.Add(time.Second))
 		return err
 	})
 	same(d, "the one that was revoked last", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.NodeByName("a") }).ID, sameName.ID)
@@ -327,7 +346,7 @@ func testRevokeNode(d *db) {
 	lastSecond := entry(3, a.ID)
 	lastSecond.NotAfter = later
 	d.append(log, expired, before, entry(2, b.ID), lastSecond, entry(4, a.ID))
-	d.update(func(tx *store.Tx) error { return tx.RevokeEntry(log, 1, "lost", start) })
+	d.revoke(log, 1, 2, "lost", start)
 	states := map[byte]string{1: store.IntakeOpen, 2: store.IntakePending, 3: store.IntakeApproved, 4: store.IntakeIssued, 5: store.IntakeOpen}
 	d.update(func(tx *store.Tx) error {
 		for n, state := range states {
@@ -349,7 +368,7 @@ func testRevokeNode(d *db) {
 
 	// All of it or nothing.
 	revoke := func(tx *store.Tx) error {
-		n, err := tx.RevokeNode(a.ID, "stolen", later)
+		n, err := tx.RevokeNode(a.ID, chancery.ReasonUnspecified, "stolen", later)
 		if err == nil && n != 2 {
 			d.Errorf("%d certificates revoked, want the two that are alive and were not revoked", n)
 		}
@@ -379,8 +398,14 @@ func testRevokeNode(d *db) {
 		d.Errorf("the earlier revocation is now %q, %v", e.Reason, e.Revoked)
 	}
 
-	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.RevokeNode(a.ID, "twice", end); return err })
-	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.RevokeNode(id(9), "unknown", end); return err })
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error {
+		_, err := tx.RevokeNode(a.ID, chancery.ReasonUnspecified, "twice", end)
+		return err
+	})
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error {
+		_, err := tx.RevokeNode(id(9), chancery.ReasonUnspecified, "unknown", end)
+		return err
+	})
 	same(d, "node after a second revocation", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }), n)
 	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.SetAddress(a.ID, "x", end) })
 	same(d, "nodes on the chip", onChip(d, a.EKDigest), []string{"a revoked"})
@@ -407,14 +432,36 @@ func testEntries(d *db) {
 	d.view(func(tx *store.Tx) error { return tx.Leaves(log, func(h merkle.Hash) { leaves = append(leaves, h) }) })
 	same(d, "leaves", leaves, []merkle.Hash{list[0].Leaf, list[1].Leaf, list[2].Leaf, list[3].Leaf})
 
-	d.update(func(tx *store.Tx) error { return tx.RevokeEntry(log, 2, "lost", later) })
-	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.RevokeEntry(log, 2, "again", end) })
-	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { return tx.RevokeEntry(log, 4, "", end) })
-	list[2].Revoked, list[2].Reason = later, "lost"
+	same(d, "revoked for the first time", d.revoke(log, 2, 3, "lost", later), int64(1))
+	same(d, "revoked again", d.revoke(log, 2, 3, "again", end), int64(0))
+	list[2].Revoked, list[2].Reason, list[2].Code = later, "lost", chancery.ReasonSuperseded
 	same(d, "revoked entry", look(d, func(tx *store.Tx) (*store.Entry, error) { return tx.Entry(log, 2) }), list[2])
-	d.update(func(tx *store.Tx) error { return tx.RevokeEntry(log, 0, "", later) })
+	d.revoke(log, 0, 1, "", later)
 	for from, want := range [][]uint64{{0, 2}, {2}, {2}, nil} {
 		same(d, "revoked from an index", look(d, func(tx *store.Tx) ([]uint64, error) { return tx.RevokedFrom(log, uint64(from)) }), want)
+	}
+
+	// A span takes what is there, and leaves what was revoked before as it is.
+	same(d, "revoked of a span", d.revoke(log, 1, 99, "recall", end), int64(2))
+	type row struct {
+		Index uint64
+		At    time.Time
+		Code  chancery.ReasonCode
+	}
+	for _, test := range []struct {
+		from, below uint64
+		want        []row
+	}{
+		{0, 99, []row{{0, later, chancery.ReasonSuperseded}, {1, end, chancery.ReasonSuperseded}, {2, later, chancery.ReasonSuperseded}, {3, end, chancery.ReasonSuperseded}}},
+		{1, 3, []row{{1, end, chancery.ReasonSuperseded}, {2, later, chancery.ReasonSuperseded}}},
+		{4, 99, nil},
+	} {
+		var got []row
+		d.view(func(tx *store.Tx) error {
+			return tx.RevokedIn(log, test.from, test.below, func(index uint64, at time.Time, code chancery.ReasonCode) { got = append(got, row{index, at, code}) })
+		})
+		same(d, "revoked in a span", got, test.want)
+		same(d, "how many", look(d, func(tx *store.Tx) (int64, error) { return tx.CountRevoked(log, test.from, test.below) }), int64(len(test.want)))
 	}
 }
 
@@ -425,7 +472,7 @@ func testLogs(d *db) {
 	for i, l := range others {
 		same(d, "size", look(d, func(tx *store.Tx) (uint64, error) { return tx.LogSize(l) }), uint64(0))
 		d.append(l, entry(0, id(byte(i))))
-		d.update(func(tx *store.Tx) error { return tx.RevokeEntry(l, 0, "", later) })
+		d.revoke(l, 0, 1, "", later)
 		d.update(func(tx *store.Tx) error { return tx.InsertSubtree(l, &store.Subtree{Tree: merkle.Subtree{End: 1}}) })
 		d.update(func(tx *store.Tx) error { return tx.InsertCheckpoint(l, &store.Checkpoint{Size: 1, At: start}) })
 	}
@@ -645,7 +692,10 @@ func testDurable(d *db) {
 	same(d, "node", look(d, func(tx *store.Tx) (*store.Node, error) { return tx.Node(a.ID) }), a)
 	same(d, "intake", d.intake(1), intake(1, id(1), "a"))
 	same(d, "entry", look(d, func(tx *store.Tx) (*store.Entry, error) { return tx.Entry(log, 0) }), entry(0, id(1)))
-	d.update(func(tx *store.Tx) error { _, err := tx.RevokeNode(a.ID, "", later); return err })
+	d.update(func(tx *store.Tx) error {
+		_, err := tx.RevokeNode(a.ID, chancery.ReasonUnspecified, "", later)
+		return err
+	})
 	d.reopen()
 	same(d, "revoked", look(d, func(tx *store.Tx) ([]uint64, error) { return tx.RevokedFrom(log, 0) }), []uint64{0})
 	same(d, "lists", len(look(d, (*store.Tx).CRLs)), 1)

@@ -24,12 +24,16 @@ type Entry struct {
 	NotAfter time.Time
 	Revoked  time.Time
 	Reason   string
+	Code     chancery.ReasonCode // of the revocation
 }
 
-const entryColumns = `idx, entry, leaf, spki, node_id, not_after, revoked, reason`
+// selectEntries is joined with what says that an entry is revoked. The
+// conditions that follow are on e.
+const selectEntries = `SELECT e.idx, e.entry, e.leaf, e.spki, e.node_id, e.not_after, r.at, COALESCE(r.reason, ''), COALESCE(r.code, 0)
+	FROM entries e LEFT JOIN revoked v ON v.ca = e.ca AND v.log = e.log AND v.idx = e.idx LEFT JOIN revocations r ON r.id = v.revocation `
 
 func (e *Entry) dest() []any {
-	return []any{&e.Index, &e.Entry, fixed{e.Leaf[:]}, &e.SPKI, fixed{e.NodeID[:]}, timeColumn{&e.NotAfter}, timeColumn{&e.Revoked}, &e.Reason}
+	return []any{&e.Index, &e.Entry, fixed{e.Leaf[:]}, &e.SPKI, fixed{e.NodeID[:]}, timeColumn{&e.NotAfter}, timeColumn{&e.Revoked}, &e.Reason, &e.Code}
 }
 
 // AppendEntry stores an entry at its index.
@@ -47,13 +51,13 @@ func (t *Tx) LogSize(l Log) (size uint64, err error) {
 // Entry returns one entry.
 func (t *Tx) Entry(l Log, index uint64) (*Entry, error) {
 	var e Entry
-	err := t.row(`SELECT `+entryColumns+` FROM entries WHERE ca = ? AND log = ? AND idx = ?`, []any{l.CA, l.Number, int64(index)}, e.dest()...)
+	err := t.row(selectEntries+`WHERE e.ca = ? AND e.log = ? AND e.idx = ?`, []any{l.CA, l.Number, int64(index)}, e.dest()...)
 	return &e, err
 }
 
 // Entries returns up to limit entries from an index on.
 func (t *Tx) Entries(l Log, from uint64, limit int) ([]Entry, error) {
-	return all(t, `SELECT `+entryColumns+` FROM entries WHERE ca = ? AND log = ? AND idx >= ? ORDER BY idx LIMIT ?`, []any{l.CA, l.Number, int64(from), limit},
+	return all(t, selectEntries+`WHERE e.ca = ? AND e.log = ? AND e.idx >= ? ORDER BY e.idx LIMIT ?`, []any{l.CA, l.Number, int64(from), limit},
 		func(r *sql.Rows) (e Entry, err error) { return e, r.Scan(e.dest()...) })
 }
 
@@ -61,7 +65,7 @@ func (t *Tx) Entries(l Log, from uint64, limit int) ([]Entry, error) {
 func (t *Tx) EntriesOf(l Log, id chancery.NodeID) ([]Entry, error) {
 	// Not "ca = ?": with it SQLite goes through all of the log by its primary
 	// key instead of to the node by entries_node.
-	return all(t, `SELECT `+entryColumns+` FROM entries WHERE ca || '' = ? AND log = ? AND node_id = ? ORDER BY idx`, []any{l.CA, l.Number, id[:]},
+	return all(t, selectEntries+`WHERE e.ca || '' = ? AND e.log = ? AND e.node_id = ? ORDER BY e.idx`, []any{l.CA, l.Number, id[:]},
 		func(r *sql.Rows) (e Entry, err error) { return e, r.Scan(e.dest()...) })
 }
 
@@ -85,16 +89,4 @@ func (t *Tx) FirstLive(l Log, from, size uint64, now time.Time) (first uint64, e
 		return size, nil
 	}
 	return first, err
-}
-
-// RevokedFrom returns the revoked indexes from one on, ascending.
-func (t *Tx) RevokedFrom(l Log, first uint64) ([]uint64, error) {
-	return all(t, `SELECT idx FROM entries WHERE ca = ? AND log = ? AND idx >= ? AND revoked IS NOT NULL ORDER BY idx`, []any{l.CA, l.Number, int64(first)},
-		func(r *sql.Rows) (v uint64, err error) { return v, r.Scan(&v) })
-}
-
-// RevokeEntry revokes one certificate; one that is revoked already is
-// ErrNotFound.
-func (t *Tx) RevokeEntry(l Log, index uint64, reason string, now time.Time) error {
-	return t.exec(`UPDATE entries SET revoked = ?, reason = ? WHERE ca = ? AND log = ? AND idx = ? AND revoked IS NULL`, now.Unix(), reason, l.CA, l.Number, int64(index))
 }

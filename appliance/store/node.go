@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"database/sql"
 	"time"
 
@@ -30,7 +31,8 @@ type Node struct {
 	Enrolled  time.Time
 	Revoked   time.Time
 	Reason    string
-	Address   string // where it said it listens
+	Code      chancery.ReasonCode // of the revocation
+	Address   string              // where it said it listens
 	Seen      time.Time
 
 	Issuer     string // of the EK certificate, if that counts
@@ -55,12 +57,12 @@ const (
 	RetireRaised = "raised" // the epoch is raised; it counts after the next reset
 )
 
-const nodeColumns = `node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled, revoked, reason, address, seen,
+const nodeColumns = `node_id, name, state, node_key, ak_public, ek_digest, assurance, simulator, roles, chip, seal, enrolled, revoked, reason, reason_code, address, seen,
 	issuer, rule, token, token_roles, held, attested, attest_now, epoch, resets, clock, retire, raised_at`
 
 func (n *Node) dest() []any {
 	return []any{fixed{n.ID[:]}, &n.Name, &n.State, &n.NodeKey, &n.AKPublic, fixed{n.EKDigest[:]}, &n.Assurance, &n.Simulator,
-		jsonColumn{&n.Roles}, jsonColumn{&n.Chip}, jsonColumn{&n.Seal}, timeColumn{&n.Enrolled}, timeColumn{&n.Revoked}, &n.Reason, &n.Address, timeColumn{&n.Seen},
+		jsonColumn{&n.Roles}, jsonColumn{&n.Chip}, jsonColumn{&n.Seal}, timeColumn{&n.Enrolled}, timeColumn{&n.Revoked}, &n.Reason, &n.Code, &n.Address, timeColumn{&n.Seen},
 		&n.Issuer, &n.Rule, &n.Token, jsonColumn{&n.TokenRoles}, &n.Held, timeColumn{&n.Attested}, &n.AttestNow,
 		bits{&n.Epoch}, &n.Resets, bits{&n.Clock}, &n.Retire, &n.RaisedAt}
 }
@@ -176,22 +178,32 @@ func (t *Tx) SetAddress(id chancery.NodeID, address string, now time.Time) error
 // RevokeNode marks the node, all of its log entries that have not expired, and
 // its intakes. It returns how many certificates that revoked. A node that is
 // revoked already is ErrNotFound.
-func (t *Tx) RevokeNode(id chancery.NodeID, reason string, now time.Time) (int64, error) {
-	return t.endNode(id, NodeRevoked, reason, now)
+func (t *Tx) RevokeNode(id chancery.NodeID, code chancery.ReasonCode, reason string, now time.Time) (int64, error) {
+	return t.endNode(id, NodeRevoked, code, reason, now)
 }
 
 // ReplaceNode does the same to a node whose place another key takes. Its chip
 // may have that key.
 func (t *Tx) ReplaceNode(id chancery.NodeID, reason string, now time.Time) (int64, error) {
-	return t.endNode(id, NodeReplaced, reason, now)
+	return t.endNode(id, NodeReplaced, chancery.ReasonSuperseded, reason, now)
 }
 
-func (t *Tx) endNode(id chancery.NodeID, state, reason string, now time.Time) (int64, error) {
-	if err := t.exec(`UPDATE nodes SET state = ?, revoked = ?, reason = ? WHERE node_id = ? AND state = 'active'`, state, now.Unix(), reason, id[:]); err != nil {
+// endNode ends one node, of the coordinator's own accord.
+func (t *Tx) endNode(id chancery.NodeID, state string, code chancery.ReasonCode, reason string, now time.Time) (int64, error) {
+	r := &Revocation{At: now, Code: code, Reason: reason, Operator: chancery.AuditCoordinator, Tally: Tally{Selectors: 1}}
+	if err := t.InsertRevocation(r); err != nil {
 		return 0, err
 	}
-	if _, err := t.execAny(`UPDATE intakes SET state = 'refused', reason = 'node revoked' WHERE node_id = ? AND state IN ('open', 'pending', 'approved')`, id[:]); err != nil {
+	if _, err := t.ChooseNode(1, id); err != nil {
 		return 0, err
 	}
-	return t.execAny(`UPDATE entries SET revoked = ?, reason = ? WHERE node_id = ? AND revoked IS NULL AND not_after >= ?`, now.Unix(), reason, id[:], now.Unix())
+	c, err := t.endChosen(state, r)
+	if err != nil {
+		return 0, err
+	}
+	if c.Nodes == 0 {
+		return 0, cmp.Or(t.ForgetRevocation(r.ID), error(ErrNotFound))
+	}
+	r.Nodes, r.Certificates = c.Nodes, c.Certificates
+	return int64(c.Certificates), t.NoteRevocation(r)
 }

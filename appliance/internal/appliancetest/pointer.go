@@ -15,8 +15,8 @@ const (
 )
 
 // Pointer returns the first pointer record of a fleet, as the ceremony makes
-// it.
-func Pointer(t testing.TB, ca chancery.Signer, approval chancery.PublicKey, now time.Time) *chancery.Pointer {
+// it; edit changes it before it is signed.
+func Pointer(t testing.TB, ca chancery.Signer, approval chancery.PublicKey, now time.Time, edit ...func(*chancery.Pointer)) *chancery.Pointer {
 	t.Helper()
 	key := ca.PublicKey()
 	p := &chancery.Pointer{
@@ -33,6 +33,9 @@ func Pointer(t testing.TB, ca chancery.Signer, approval chancery.PublicKey, now 
 	var err error
 	if p.Keys[0].CAS, err = ca.Sign(t.Context(), p.FleetID(), chancery.CASelf{Key: key, Created: now}); err != nil {
 		t.Fatal(err)
+	}
+	for _, e := range edit {
+		e(p)
 	}
 	if p.Signature, err = ca.Sign(t.Context(), p.FleetID(), p); err != nil {
 		t.Fatal(err)

@@ -127,7 +127,7 @@ func (f *fleetFlags) run(c *cobra.Command, out cli.Output) error {
 	show := newProgress(c.ErrOrStderr())
 	f.Progress = show.report
 	r, err := load.Run(c.Context(), f.Options)
-	show.end()
+	show.End()
 	switch {
 	case errors.Is(err, load.ErrOptions):
 		return cli.Usage("see "+c.CommandPath()+" --help", "%w", err)
