@@ -18,6 +18,10 @@ func statements(t *testing.T) map[string]Statement {
 	if err != nil {
 		t.Fatal(err)
 	}
+	list, err := NewX509CRL(&Pointer{X509Issuer: newKey("X.509 issuer").PublicKey()}, w.crl().Head(), n.nc.CA, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	k, r := n.nc.NodeKey, w.rollover(w.keys[0], w.keys[1], [32]byte{3})
 	return map[string]Statement{
 		"ca-self":    CASelf{w.keys[0].PublicKey(), epoch},
@@ -33,6 +37,7 @@ func statements(t *testing.T) map[string]Statement {
 		"approval":   PolicyApproval{[32]byte{5}, [32]byte{6}},
 		"challenge":  Challenge{[32]byte{7}},
 		"ceremony":   Ceremony{[32]byte{7}},
+		"x509-crl":   list.Finish(),
 		"audit":      AuditCheckpoint{n.nc.CA, 1, merkle.Hash{4}, epoch},
 	}
 }
@@ -74,8 +79,8 @@ func TestLabelledStatementsAreBoundToFleetAndSuite(t *testing.T) {
 	unbound := map[string]bool{
 		// The draft, RFC 5280 and the TPM fix these bytes. N:S, inside the
 		// log entry, and the node key bind the first two to the fleet; the
-		// approval key signs nothing else.
-		"subtree": true, "checkpoint": true, "session": true, "approval": true,
+		// approval key and the X.509 issuer sign nothing else.
+		"subtree": true, "checkpoint": true, "session": true, "approval": true, "x509-crl": true,
 	}
 	for name, s := range statements(t) {
 		sig := key.must(FleetID{1}, s)
