@@ -38,7 +38,7 @@ deps:
 	scripts/deps softhsm2 swtpm swtpm-tools
 
 deps-test:
-	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl p11-kit libnss3 libtpm2-pkcs11-1 tpm2-tools tpm2-openssl postgresql
+	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl nginx p11-kit libnss3 libtpm2-pkcs11-1 tpm2-tools tpm2-openssl postgresql
 
 clean:
 	rm -rf $(BIN)

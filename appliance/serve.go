@@ -22,9 +22,11 @@ import (
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/api"
 	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/issuer"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/appliance/witnesses"
+	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/internal/durable"
 )
@@ -65,8 +67,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err := pointer.Verify(pointer.FleetID()); err != nil {
 		return fmt.Errorf("the stored pointer record: %w", err)
 	}
-	current := pointer.Current()
-	tokens, err := openTokens(ctx, &config, pointer.FleetID(), a.data.latch(), logger, map[string]chancery.PublicKey{keyCA: current.Key, keyApproval: pointer.Approval})
+	tokens, err := a.openKeys(ctx, &config, pointer, logger)
 	if err != nil {
 		return err
 	}
@@ -102,14 +103,20 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return cli.Usage("", "%s: %v", a.data.config(), err)
 	}
+	var x509 *issuer.Issuer
+	if key, err := tokens.Key(keyX509); err == nil {
+		if x509, err = issuer.New(issuer.Config{Store: st, Pointer: pointer, Signer: key, Current: l.CRL}); err != nil {
+			return err
+		}
+	}
 	for _, t := range tokens.Status() {
 		if t.Info.Simulator {
 			logger.Warn("SIMULATOR: CA:SK is in a file, in a token that is a program", "token", t.Info.Label)
 		}
 	}
 	verifier := chancery.NewVerifier(chancery.Trust{Pointer: pointer, CRL: l.CRL()})
-	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, Rate: config.EnrollRate, Now: time.Now, Logger: logger}
-	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, Started: time.Now(), Now: time.Now, Logger: logger, Tokens: tokens.Status,
+	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, X509: x509, Rate: config.EnrollRate, Now: time.Now, Logger: logger}
+	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, X509: x509, Started: time.Now(), Now: time.Now, Logger: logger, Tokens: tokens.Status,
 		KeepPolicy: func(text []byte) error { return durable.WriteFile(a.data.policy(), text) }}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -120,6 +127,26 @@ func (a *app) serve(ctx context.Context) (err error) {
 	logger.Info("serving", "nodes", config.Listen, "operators", a.data.socket(), "pin", pointer.FleetID().Pin(), "log_size", l.Size(), "crl", l.CRL().Head().Number)
 	daemon.SdNotify(false, daemon.SdNotifyReady) // of no interest to anybody but systemd
 	return g.Wait()
+}
+
+// openKeys opens the tokens for the keys that a coordinator at work signs with.
+// It works without the X.509 issuer's: nodes do not need that.
+func (a *app) openKeys(ctx context.Context, config *Config, p *chancery.Pointer, logger *slog.Logger) (*hsm.Pool, error) {
+	pinned := map[string]chancery.PublicKey{keyCA: p.Current().Key, keyApproval: p.Approval}
+	if !p.X509Issuer.IsZero() {
+		pinned[keyX509] = p.X509Issuer
+	}
+	tokens, err := openTokens(ctx, config, p.FleetID(), a.data.latch(), logger, pinned)
+	if err == nil || ctx.Err() != nil || p.X509Issuer.IsZero() {
+		return tokens, err
+	}
+	delete(pinned, keyX509)
+	tokens, without := openTokens(ctx, config, p.FleetID(), a.data.latch(), logger, pinned)
+	if without != nil {
+		return nil, err // the X.509 issuer is not all that is wrong
+	}
+	logger.Error("no X.509 CRL is made until a start finds the X.509 issuer's key", "error", err)
+	return tokens, nil
 }
 
 // lock makes sure that one coordinator works on the data directory.

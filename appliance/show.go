@@ -74,6 +74,7 @@ func (a *app) crlCommand() *cobra.Command {
 		}
 		return a.show(describeCRL(crl, len(b)))
 	}})
+	c.AddCommand(a.crlExportCommand())
 	return c
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/evidence"
+	"github.com/chancery-pki/chancery/appliance/issuer"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm"
@@ -24,6 +25,7 @@ type Admin struct {
 	Ledger    *ledger.Ledger
 	Store     *store.Store
 	Pointer   *chancery.Pointer
+	X509      *issuer.Issuer      // nil if the fleet has none
 	Tokens    func() []hsm.Status // the PKCS#11 tokens
 	// KeepPolicy puts a policy where the next start finds it.
 	KeepPolicy func([]byte) error
@@ -252,6 +254,7 @@ func NewAdmin(a *Admin) http.Handler {
 		return nil, a.Ledger.PublishCRL(ctx)
 	}))
 	mux.HandleFunc("POST /v1/revocations", a.revocations)
+	mux.HandleFunc("GET /v1/crl/x509", (&x509Server{a.X509, a.Now, a.Logger}).current(a.Pointer))
 	serveLogs(mux, a.Ledger, a.Logger)
 	mux.HandleFunc("GET /v1/crl", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Ledger.CRL().Marshal()) })
 	mux.HandleFunc("GET /v1/pointer", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Pointer.Marshal()) })

@@ -9,6 +9,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -84,6 +85,15 @@ func told(logger *slog.Logger, err error) *problem {
 	}
 	logger.Error("request failed", "error", err)
 	return &problem{chancery.Problem{Title: http.StatusText(500), Status: 500, Detail: "the coordinator could not do it; its log says why", Code: "internal"}}
+}
+
+// refuse answers with an error, where no huma.API does.
+func refuse(w http.ResponseWriter, logger *slog.Logger, err error) {
+	p := told(logger, err)
+	p.Title = http.StatusText(p.Status)
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p)
 }
 
 func unavailable(code, detail string) *problem {

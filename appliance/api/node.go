@@ -12,6 +12,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
+	"github.com/chancery-pki/chancery/appliance/issuer"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 )
 
@@ -22,6 +23,7 @@ type Node struct {
 	Ledger    *ledger.Ledger
 	Pointer   *chancery.Pointer
 	Verifier  *chancery.Verifier
+	X509      *issuer.Issuer // nil if the fleet has none
 	// Rate is how many requests of enrolments a second one network address
 	// may make on average; 0 is no limit.
 	Rate   float64
@@ -102,6 +104,7 @@ func NewNode(n *Node) http.Handler {
 	huma.Post(api, "/v1/renew", handle(n.Logger, connect(true)), enrolment)
 
 	serveLogs(mux, n.Ledger, n.Logger)
+	(&x509Server{n.X509, n.Now, n.Logger}).serve(mux)
 
 	type intakeIn struct {
 		Intake string `path:"intake"`

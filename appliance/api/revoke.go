@@ -87,7 +87,7 @@ func (q *RevokeQuery) Path() string {
 
 func parseRevokeQuery(v url.Values) (q RevokeQuery, err error) {
 	fail := func(format string, args ...any) (RevokeQuery, error) {
-		return q, &problem{chancery.Problem{Title: http.StatusText(400), Status: 400, Detail: fmt.Sprintf(format, args...), Code: "invalid"}}
+		return q, &problem{chancery.Problem{Status: 400, Detail: fmt.Sprintf(format, args...), Code: "invalid"}}
 	}
 	q.Scope, q.Reason = authority.Scope(v.Get("scope")), v.Get("reason")
 	if q.Scope != authority.Nodes && q.Scope != authority.Certificates {
@@ -173,13 +173,10 @@ func (e *events) end(out *RevokeOutput, err error) {
 		e.send(&RevokeEvent{Result: out})
 		return
 	}
-	p := told(e.logger, err)
-	if e.begun {
-		e.send(&RevokeEvent{Result: out, Problem: &p.Problem})
+	if !e.begun {
+		refuse(e.w, e.logger, err)
+		http.NewResponseController(e.w).Flush()
 		return
 	}
-	e.w.Header().Set("Content-Type", p.ContentType(""))
-	e.w.WriteHeader(p.Status)
-	json.NewEncoder(e.w).Encode(p)
-	http.NewResponseController(e.w).Flush()
+	e.send(&RevokeEvent{Result: out, Problem: &told(e.logger, err).Problem})
 }

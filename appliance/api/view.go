@@ -66,6 +66,9 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 			s.Problems = append(s.Problems, fmt.Sprintf("token %s is %s: %s", tokenName(s.Tokens, t), t.State, cmp.Or(t.Error, "it does not answer as fast as usual")))
 		}
 	}
+	if a.X509 == nil && !a.Pointer.X509Issuer.IsZero() {
+		s.Problems = append(s.Problems, "no token had the X.509 issuer's key at the start: there is no X.509 CRL")
+	}
 	if left := a.Pointer.Expires.Sub(now); left < 30*24*time.Hour {
 		s.Problems = append(s.Problems, fmt.Sprintf("pointer record expires %s", a.Pointer.Expires.Format(time.RFC3339)))
 	}
