@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -334,45 +333,30 @@ func TestRevokeTogether(t *testing.T) {
 	}
 }
 
-// How fast it is: CHANCERY_FULL=1 with a million of each kind.
-func TestRevokeMany(t *testing.T) {
-	n := 20_000
-	if os.Getenv("CHANCERY_FULL") == "1" {
-		n = 1_000_000
+// A range that is longer than a transaction, between others: each certificate
+// counts once, also in a dry run, and the selector is one.
+func TestRevokeLongRange(t *testing.T) {
+	const fleet = 70_000 // two cuts
+	p := newPaper(t, fleet)
+	const list = "1:0\n1:69999\n1:10-1:69989\n1:20-1:69979\n"
+	want := store.Tally{Selectors: 4, Certificates: 69_982, Already: 69_960}
+	would := p.done(dry(certificates), list)
+	// A dry run has revoked nothing, so what the list names twice counts twice.
+	wantTally(t, "dry run", would.Tally, store.Tally{Selectors: 4, Certificates: 139_942})
+	var seen []uint64
+	out, err := p.Authority.Revoke(t.Context(), "op", certificates, authority.ReadSelectors(authority.Certificates, strings.NewReader(list)), func(t store.Tally) { seen = append(seen, t.Certificates) })
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, test := range []struct {
-		name string
-		q    authority.RevokeRequest
-		line func(i int) string
-		all  int
-	}{
-		{"by serial number", certificates, func(i int) string { return fmt.Sprintf("1:%d", i) }, n},
-		{"one range", certificates, func(int) string { return fmt.Sprintf("1:0-1:%d", n-1) }, 1},
-		{"by name", nodes, func(i int) string { return appliancetest.Paper(i).Name }, n},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			p := newPaper(t, n)
-			r, w := io.Pipe()
-			write := func() {
-				for i := range test.all {
-					fmt.Fprintln(w, test.line(i))
-				}
-				w.Close()
-			}
-			for _, q := range []authority.RevokeRequest{dry(test.q), test.q, test.q} {
-				r, w = io.Pipe()
-				go write()
-				began := time.Now()
-				out, err := p.Authority.Revoke(t.Context(), "op", q, authority.ReadSelectors(q.Scope, r), nil)
-				took := time.Since(began)
-				if err != nil || out.Certificates+out.Already != uint64(n) {
-					t.Fatalf("%v, %+v", err, out.Tally)
-				}
-				t.Logf("%+v: %s, %.0f a second", out.Tally, took.Round(time.Millisecond), float64(n)/took.Seconds())
-			}
-			if got := p.Ledger.CRL().Revoked(); got != uint64(n) {
-				t.Errorf("%d are listed", got)
-			}
-		})
+	wantTally(t, "revoked", out.Tally, want)
+	if len(seen) < 5 || !slices.IsSorted(seen) || seen[len(seen)-1] != want.Certificates || would.List != out.List {
+		t.Errorf("it went by %v; the list is %x, then %x", seen, would.List, out.List)
 	}
+	if got := p.listed(); uint64(len(got)) != want.Certificates || got[0] != 0 || got[1] != 10 || got[len(got)-2] != 69_989 || got[len(got)-1] != 69_999 {
+		t.Errorf("%d are listed, from %d, %d to %d, %d", len(got), got[0], got[1], got[len(got)-2], got[len(got)-1])
+	}
+	if len(p.audit()) != 1 {
+		t.Errorf("%d deeds", len(p.audit()))
+	}
+	wantTally(t, "again", p.done(certificates, list).Tally, store.Tally{Selectors: 4, Already: want.Certificates + want.Already})
 }
