@@ -174,12 +174,13 @@ func TestCRLLoop(t *testing.T) {
 
 // A stale list is a problem, and refuses peers.
 func TestStaleCRL(t *testing.T) {
-	c := testcoordinator.New(t, testcoordinator.Options{CRLLife: 3 * time.Second})
+	c := testcoordinator.New(t, testcoordinator.Options{CRLLife: time.Hour})
 	one, two := enrol(t, c, "edge-1"), enrol(t, c, "edge-2")
 	one.startReady()
 	two.startReady()
 	one.wantPing(two)
 	c.Misbehave(testcoordinator.Faults{CRL: func(uint64) []byte { return nil }})
+	one.ahead.Store(int64(2 * time.Hour))
 	one.wantProblem("crl-stale", chancery.ErrCRLStale.Error())
 	if end := one.ping(PingRequest{Name: "edge-2", Address: two.status().Listen, Count: 1})[0]; !end.Refused || end.Check != "crl" {
 		t.Errorf("%+v", end)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,8 @@ type machine struct {
 	chip *tpmtest.TPM
 	path string
 	log  *logs
+
+	ahead atomic.Int64 // of the machine's clock, nanoseconds
 
 	stop func() error // of the running agent
 }
@@ -60,8 +63,10 @@ func (m *machine) open() *state.Dir {
 	return dir
 }
 
+func (m *machine) now() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) }
+
 func (m *machine) options() Options {
-	return Options{Listen: "127.0.0.1:0", Now: time.Now, Logger: slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	return Options{Listen: "127.0.0.1:0", Now: m.now, Logger: slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 }
 
 // start runs the agent until the test ends or stop is called.
