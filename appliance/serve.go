@@ -275,7 +275,7 @@ func follow(ctx context.Context, l *ledger.Ledger, v *chancery.Verifier, logger 
 		have := v.Trust().CRL.Head().Number
 		update, changed, err := l.CRLAfter(have)
 		if err == nil && update != nil {
-			_, err = v.UpdateCRL(update, time.Now())
+			_, err = v.UpdateCRL(update.List, time.Now())
 		}
 		if err != nil {
 			logger.Error("own CRL is not accepted", "error", err)

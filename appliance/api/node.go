@@ -193,51 +193,7 @@ func NewNode(n *Node) http.Handler {
 	mux.HandleFunc("GET /.well-known/chancery/pointer", func(w http.ResponseWriter, r *http.Request) {
 		binary(w, n.Pointer.Marshal())
 	})
-	type crlIn struct {
-		After uint64 `query:"after"`
-		Wait  int    `query:"wait" minimum:"0" maximum:"60" doc:"seconds to wait for a newer list"`
-	}
-	type crlOut struct {
-		Status      int
-		Attest      string `header:"Chancery-Attest" doc:"now: an operator wants the node that asks to attest"`
-		ContentType string `header:"Content-Type"`
-		Body        []byte
-	}
-	huma.Get(api, "/v1/crl", handle(n.Logger, func(ctx context.Context, in *crlIn) (*crlOut, error) {
-		// The list is for everybody; a node that says who it is hears more.
-		var self *chancery.NodeID
-		if ch, err := n.channel(ctx, n.presents(ctx)); err == nil && ch.Peer != nil {
-			self = &ch.Peer.NodeID
-		}
-		ctx, cancel := context.WithTimeout(ctx, time.Duration(in.Wait)*time.Second)
-		defer cancel()
-		for {
-			update, changed, err := n.Ledger.CRLAfter(in.After)
-			if err != nil {
-				return nil, err
-			}
-			out := &crlOut{Status: http.StatusNoContent}
-			var asked <-chan struct{}
-			if self != nil {
-				var now bool
-				if now, asked = n.Authority.AttestWanted(*self); now {
-					out.Attest = chancery.AttestNow
-				}
-			}
-			if update != nil {
-				out.Status, out.ContentType, out.Body = http.StatusOK, "application/octet-stream", update
-			}
-			if update != nil || out.Attest != "" {
-				return out, nil
-			}
-			select {
-			case <-changed:
-			case <-asked:
-			case <-ctx.Done():
-				return out, nil
-			}
-		}
-	}))
+	mux.HandleFunc("GET /v1/crl", n.serveList)
 	return withTLS(mux)
 }
 
@@ -262,12 +218,6 @@ func withTLS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tlsKey{}, r.TLS)))
 	})
-}
-
-// presents reports whether the other end has shown a certificate.
-func (n *Node) presents(ctx context.Context) bool {
-	state, _ := ctx.Value(tlsKey{}).(*tls.ConnectionState)
-	return state != nil && len(state.PeerCertificates) > 0
 }
 
 // channel describes the connection of a request, and who is at its other end

@@ -232,6 +232,10 @@ func (c *conn) send(method, path, contentType string, body io.Reader) (*reply, e
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
+	return c.do(req)
+}
+
+func (c *conn) do(req *http.Request) (*reply, error) {
 	resp, err := c.client.Do(req)
 	if err != nil {
 		return nil, err

@@ -87,6 +87,7 @@ type Ledger struct {
 	current *chancery.CRL
 	recent  []*chancery.CRL // the lists before current that deltas start from
 	changed chan struct{}   // closed when current is replaced
+	updates *updates        // to current
 
 	entries lockedTree // over the issuance log's entries, which the loop appends
 	deeds   lockedTree // over the audit log's, as far as a checkpoint went
@@ -282,26 +283,6 @@ func (l *Ledger) CRL() *chancery.CRL {
 	return l.current
 }
 
-// CRLAfter returns what leads a holder of list number have to the current
-// one: nothing if that is it, a delta if the list is among the last ones, else
-// the full list. changed is closed when there is a newer one.
-func (l *Ledger) CRLAfter(have uint64) (update []byte, changed <-chan struct{}, err error) {
-	l.mu.Lock()
-	current, recent := l.current, l.recent
-	changed = l.changed
-	l.mu.Unlock()
-	if current.Head().Number == have {
-		return nil, changed, nil
-	}
-	for _, base := range recent {
-		if base.Head().Number == have {
-			update, err = current.Delta(base)
-			return update, changed, err
-		}
-	}
-	return current.Marshal(), changed, nil
-}
-
 // setCRL makes a signed list the current one.
 func (l *Ledger) setCRL(c *chancery.CRL) {
 	l.mu.Lock()
@@ -312,7 +293,7 @@ func (l *Ledger) setCRL(c *chancery.CRL) {
 			l.recent = l.recent[1:]
 		}
 	}
-	l.current = c
+	l.current, l.updates = c, &updates{to: map[uint64]func() (*Update, error){}}
 	close(l.changed)
 	l.changed = make(chan struct{})
 }

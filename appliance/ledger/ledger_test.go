@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"slices"
 	"sync"
@@ -477,7 +478,7 @@ func TestCRLAfter(t *testing.T) {
 	w := newWorld(t)
 	update, changed, err := w.CRLAfter(w.CRL().Head().Number)
 	if err != nil || update != nil {
-		t.Errorf("for the holder of the current list: %d bytes, %v", len(update), err)
+		t.Errorf("for the holder of the current list: %v, %v", update, err)
 	}
 	select {
 	case <-changed:
@@ -488,9 +489,16 @@ func TestCRLAfter(t *testing.T) {
 	<-changed
 	for have, delta := range map[uint64]bool{0: false, 1: true, 99: false} {
 		update, _, err := w.CRLAfter(have)
-		base, head, notDelta := chancery.ParseDeltaHead(update)
-		if err != nil || (notDelta == nil) != delta || delta && (base != have || head.Number != 2) {
-			t.Errorf("for the holder of list %d: a delta from %d: %t, %v", have, base, notDelta == nil, err)
+		w.must(err)
+		if again, _, _ := w.CRLAfter(have); again != update {
+			t.Errorf("the update from list %d is made for each who asks", have)
+		}
+		if update.Sum != sha256.Sum256(update.List) || !update.NextUpdate.Equal(w.CRL().Head().NextUpdate) {
+			t.Errorf("the update from list %d is described as %x until %s", have, update.Sum, update.NextUpdate)
+		}
+		base, head, notDelta := chancery.ParseDeltaHead(update.List)
+		if (notDelta == nil) != delta || delta && (base != have || head.Number != 2) {
+			t.Errorf("for the holder of list %d: a delta from %d: %t", have, base, notDelta == nil)
 		}
 	}
 }

@@ -24,6 +24,7 @@ var sources = map[string]string{
 	"mesh":      "../../agent/mesh",
 	"evidence":  "../../appliance/evidence",
 	"authority": "../../appliance/authority",
+	"api":       "../../appliance/api",
 }
 
 // A source is what a package declares, unexported names included.

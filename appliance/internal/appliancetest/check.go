@@ -294,13 +294,14 @@ func (h *Holder) update(l *ledger.Ledger, held *chancery.CRL, now time.Time) *ch
 	if held != nil {
 		have = held.Head().Number
 	}
-	b, _, err := l.CRLAfter(have)
+	u, _, err := l.CRLAfter(have)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if b == nil {
+	if u == nil {
 		return held
 	}
+	b := u.List
 	_, _, full := chancery.ParseDeltaHead(b)
 	if isDelta := full == nil; isDelta != (have > 0 && have+store.KeptCRLs >= l.CRL().Head().Number) {
 		h.t.Errorf("the holder of list %d is sent a delta to %d: %t", have, l.CRL().Head().Number, isDelta)
