@@ -260,14 +260,9 @@ func (c *CRL) Marshal() []byte {
 // CRLNumber reads the number out of a full list or a delta without verifying
 // anything, for choosing what to fetch or pass on.
 func CRLNumber(b []byte) (uint64, error) {
-	d := open(b, kindCRL, maxCRL)
-	if d.bad {
-		d = open(b, kindDelta, maxCRL)
-		d.u64()
-	}
-	h := d.crlHead()
-	if d.bad {
-		return 0, fmt.Errorf("CRL: %w", ErrMalformed)
+	h, err := crlHeadOf(b)
+	if err != nil {
+		return 0, err
 	}
 	return h.Number, nil
 }

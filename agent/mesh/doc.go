@@ -44,6 +44,10 @@
 // [ErrNotReady]. A [Listener] counts and logs refusals and never returns them
 // from Accept; see [Node.Stats].
 //
+// # Guests
+//
+// Other protocols can share a listener's port, see [Guest].
+//
 // # Strangers
 //
 // Anybody can connect. A connection has ten seconds for its handshake, and a

@@ -30,7 +30,8 @@ type handshake struct {
 	want string // the name that was dialled; empty on the side that listens
 	// peer is what VerifyConnection accepted. Until the TLS handshake has
 	// returned, the peer has not shown that it holds its key.
-	peer *chancery.Peer
+	peer  *chancery.Peer
+	guest Guest // if another protocol is wanted than that of nodes
 }
 
 // A wire notes that nothing more will come, which crypto/tls does not tell from
@@ -51,7 +52,9 @@ func (w *wire) Read(b []byte) (int, error) {
 func (h *handshake) server() *tls.Conn {
 	o := h.node.options(nil)
 	h.wire.Conn = h.raw
-	return tls.Server(&h.wire, h.remember(o, chancery.ServerConfig(o)))
+	c := h.remember(o, chancery.ServerConfig(o))
+	c.GetConfigForClient = h.hello
+	return tls.Server(&h.wire, c)
 }
 
 func (h *handshake) client() *tls.Conn {

@@ -217,7 +217,7 @@ func (l *Listener) serve(raw net.Conn) {
 		raw.Close()
 	}
 	l.leave(e)
-	if err != nil {
+	if s == nil {
 		return
 	}
 	n.noteOpened(s)
@@ -249,13 +249,18 @@ func (l *Listener) leave(e *list.Element) {
 	l.shaking.Remove(e) // does nothing if dropOldest was faster
 }
 
-// respond is the responder's side of [Node.Client].
+// respond is the responder's side of [Node.Client]. There is neither a session
+// nor an error if the connection was a guest's.
 func (l *Listener) respond(raw net.Conn) (*Session, error) {
 	raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	h := &handshake{node: l.node, raw: raw}
 	conn := h.server()
 	if err := conn.Handshake(); err != nil {
 		return nil, h.reason(err)
+	}
+	if h.guest != nil {
+		l.host(h.guest, conn)
+		return nil, nil
 	}
 	s, err := h.admit(conn)
 	if s == nil {

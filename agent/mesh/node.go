@@ -39,8 +39,11 @@ type Config struct {
 	// is under way at a time, whoever waits for it; its context ends with the
 	// node. It must not call [Node.Close].
 	OnNewerCRL func(context.Context) error
-	Now        func() time.Time // default [time.Now]
-	Logger     *slog.Logger     // default: none
+	// Guests are other protocols at the listeners, by the name that the dialler
+	// gives in the TLS handshake (ALPN).
+	Guests map[string]Guest
+	Now    func() time.Time // default [time.Now]
+	Logger *slog.Logger     // default: none
 }
 
 func (c *Config) setDefaults() {

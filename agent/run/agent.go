@@ -10,6 +10,7 @@
 //	reseal.go    asks for approval when the chip's PCRs changed
 //	crl.go       keeps the CRL fresh by long polling
 //	pointer.go   keeps the pointer record
+//	gossip.go    exchanges both with peers while the coordinator is away
 //	address.go   tells the coordinator where this node listens
 //	serve.go     answers the pings of peers
 //	relay.go     forwards and exposes, for programs that know nothing of the fleet
@@ -44,6 +45,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/gossip"
 	"github.com/chancery-pki/chancery/agent/join"
 	"github.com/chancery-pki/chancery/agent/local"
 	"github.com/chancery-pki/chancery/agent/mesh"
@@ -58,6 +60,8 @@ type Options struct {
 	Advertise string
 	Logger    *slog.Logger
 	Now       func() time.Time
+
+	gossipEvery time.Duration // for tests; 0 is the constant
 }
 
 // An agent is a running agent.
@@ -70,6 +74,8 @@ type agent struct {
 	verifier *chancery.Verifier
 	mesh     *mesh.Node
 	listener *mesh.Listener
+	gossip   *gossip.Gossip
+	met      met
 	health   health
 
 	// chip and file are the key loop's alone, once it runs. It loads key anew
@@ -93,10 +99,11 @@ type agent struct {
 	reloads   chan chan reloaded                // asks the relay loop to read the configuration
 	addresses atomic.Pointer[map[string]string] // of the configuration
 
-	// crlMu is held while a CRL is taken and saved, so that an older one never
-	// overwrites a newer one on disk.
-	crlMu    sync.Mutex
-	crlFloor uint64 // number of a list on disk that could not be verified
+	// crlMu is held while a CRL is taken and saved, and pointerMu while a pointer
+	// record is, so that an older one never overwrites a newer one on disk.
+	crlMu     sync.Mutex
+	pointerMu sync.Mutex
+	crlFloor  uint64 // number of a list on disk that could not be verified
 }
 
 // Run runs the agent of an enrolled node until ctx ends. The directory must
@@ -148,13 +155,16 @@ func open(dir *state.Dir, o Options) (_ *agent, err error) {
 	if err := a.openChip(); err != nil {
 		return nil, err
 	}
+	if err := a.openGossip(); err != nil {
+		return nil, err
+	}
 	policy, err := a.config.Policy()
 	if err != nil {
 		return nil, err
 	}
 	a.mesh, err = mesh.New(mesh.Config{
 		Policy: policy, Verifier: a.verifier, Identity: a.present, Self: a.self,
-		OnNewerCRL: a.fetchCRL, Now: a.Now, Logger: a.Logger,
+		OnNewerCRL: a.newerCRL, Guests: map[string]mesh.Guest{gossip.ALPN: a.gossip}, Now: a.Now, Logger: a.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -232,7 +242,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	loops := []func(context.Context){a.keepKey, a.keepCRL, a.keepPointer, a.keepAddress, a.servePeers, a.keepRelays}
+	loops := []func(context.Context){a.keepKey, a.keepCRL, a.keepPointer, a.keepAddress, a.keepGossip, a.servePeers, a.keepRelays}
 	for _, loop := range loops {
 		group.Go(func() error { loop(ctx); return nil })
 	}

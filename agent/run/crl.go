@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -14,8 +15,10 @@ import (
 
 const (
 	// pollTime is how long the coordinator may let the agent wait for a newer
-	// list.
-	pollTime = 25 * time.Second
+	// list, of which up to pollSpread is taken off at random: a list ends the
+	// polls of all nodes at one moment, and they shall not all end again later.
+	pollTime   = 25 * time.Second
+	pollSpread = 10 * time.Second
 	// pollLeast is the least time between two polls that brought nothing: a
 	// coordinator that answers at once must not make the agent spin.
 	pollLeast = time.Second
@@ -64,7 +67,7 @@ func (a *agent) pollCRL(ctx context.Context, failed *pause) error {
 		return err
 	}
 	defer conn.Close()
-	for wait := time.Duration(0); ; wait = pollTime { // the first answer tells at once that it works again
+	for wait := time.Duration(0); ; wait = pollTime - rand.N(pollSpread) { // the first answer tells at once that it works again
 		start, before := time.Now(), a.crlNumber()
 		if err := a.updateCRL(ctx, conn, wait); err != nil {
 			return err
@@ -137,6 +140,7 @@ func (a *agent) takeCRL(list []byte) error {
 	}
 	a.changes.tell()
 	if before == nil || crl.Head().Number > before.Head().Number {
+		a.gossip.Keep(list)
 		if err := a.dir.SaveCRL(crl); err != nil {
 			return err
 		}

@@ -45,6 +45,13 @@ func (h *health) set(topic, problem string) (news bool) {
 	return news
 }
 
+// has reports whether the topic has a problem.
+func (h *health) has(topic string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.problems[topic] != ""
+}
+
 // all returns the topics with their problems.
 func (h *health) all() map[string]string {
 	h.mu.Lock()

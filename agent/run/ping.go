@@ -76,7 +76,7 @@ func (a *agent) pingSession(ctx context.Context, r *PingRequest, tell func(PingE
 		}
 	}
 	start := time.Now()
-	s, err := a.mesh.Dial(ctx, "tcp", address, r.Name)
+	s, err := a.dial(ctx, address, r.Name)
 	if err != nil {
 		return err
 	}

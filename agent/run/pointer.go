@@ -73,6 +73,8 @@ func (a *agent) refreshPointer(ctx context.Context) {
 // that do not stand under it. A fork keeps the old record and raises an alarm
 // (docs/protocol.md section 3).
 func (a *agent) takePointer(p *chancery.Pointer) error {
+	a.pointerMu.Lock()
+	defer a.pointerMu.Unlock()
 	held := a.pointer()
 	err := a.verifier.UpdatePointer(p, a.Now())
 	if errors.Is(err, chancery.ErrPointerFork) {

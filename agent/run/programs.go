@@ -46,7 +46,7 @@ func (p programs) Trust() (chancery.Trust, error, <-chan struct{}) {
 	return p.verifier.Trust(), p.suspension(), changed
 }
 
-func (p programs) Refresh(ctx context.Context) error { return p.fetchCRL(ctx) }
+func (p programs) Refresh(ctx context.Context) error { return p.newerCRL(ctx) }
 
 func (p programs) Certify(ctx context.Context, key chancery.PublicKey) (*local.Session, error) {
 	nc := p.nc.Load()

@@ -84,7 +84,7 @@ func (a *agent) newForward(r *state.Relay) (*forward.Relay, error) {
 		if err != nil {
 			return nil, err
 		}
-		return a.mesh.Dial(ctx, "tcp", net.JoinHostPort(host, port), name)
+		return a.dial(ctx, net.JoinHostPort(host, port), name)
 	}
 	relay, err := forward.NewForward(l, dial, name, port, r.Limits(), a.Logger)
 	if err != nil {

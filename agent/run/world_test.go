@@ -32,7 +32,9 @@ type machine struct {
 	path string
 	log  *logs
 
-	ahead atomic.Int64 // of the machine's clock, nanoseconds
+	ahead  atomic.Int64 // of the machine's clock, nanoseconds
+	listen string       // where its agent listens; empty: anywhere
+	slow   bool         // it asks peers as seldom as in earnest
 
 	stop func() error // of the running agent
 }
@@ -54,6 +56,9 @@ func enrol(t *testing.T, c *testcoordinator.Coordinator, name string) *machine {
 	return m
 }
 
+// testGossip is gossipEvery in tests.
+const testGossip = 100 * time.Millisecond
+
 func (m *machine) open() *state.Dir {
 	m.t.Helper()
 	dir, err := state.Open(m.path)
@@ -66,7 +71,14 @@ func (m *machine) open() *state.Dir {
 func (m *machine) now() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) }
 
 func (m *machine) options() Options {
-	return Options{Listen: "127.0.0.1:0", Now: m.now, Logger: slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	o := Options{Listen: "127.0.0.1:0", Now: m.now, Logger: slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug})), gossipEvery: testGossip}
+	if m.listen != "" {
+		o.Listen = m.listen
+	}
+	if m.slow {
+		o.gossipEvery = 0
+	}
+	return o
 }
 
 // start runs the agent until the test ends or stop is called.
@@ -138,11 +150,21 @@ func (m *machine) status() *Status {
 // eventually waits for what the agent does in its own time.
 func (m *machine) eventually(what string, is func() bool) {
 	m.t.Helper()
+	m.waitFor(what, is, func() any { s, _ := m.tryStatus(); return s })
+}
+
+// waitFor is eventually for a machine whose agent may not run.
+func (m *machine) waitFor(what string, is func() bool, seen ...func() any) {
+	m.t.Helper()
 	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			s, _ := m.tryStatus()
-			m.t.Fatalf("%s: not within 20 seconds that %s: %+v", m.name, what, s)
+		if !time.Now().After(end) {
+			continue
 		}
+		var all []any
+		for _, see := range seen {
+			all = append(all, see())
+		}
+		m.t.Fatalf("%s: not within 20 seconds that %s: %+v", m.name, what, all)
 	}
 }
 

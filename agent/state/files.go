@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"slices"
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/tpm"
@@ -50,6 +51,9 @@ func (d *Dir) SaveCRL(c *chancery.CRL) error { return d.write("crl", c.Marshal()
 
 // Address returns where a peer was last found, or nothing.
 func (d *Dir) Address(name string) string { return d.addresses()[name] }
+
+// Addresses returns where peers were last found, in no order.
+func (d *Dir) Addresses() []string { return slices.Collect(maps.Values(d.addresses())) }
 
 // SaveAddress remembers where a peer was found.
 func (d *Dir) SaveAddress(name, address string) error {

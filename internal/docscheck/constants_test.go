@@ -125,6 +125,7 @@ func TestConstantsAreComplete(t *testing.T) {
 		"merkle":   {"Max"},
 		"tpm":      {"Link", "attributesAK", "attributesSealed", "attributesUnsealed"},
 		"mesh":     {"greet", "Default"},
+		"gossip":   {"max", "ALPN"},
 	} {
 		found := 0
 		visit := func(name string) {

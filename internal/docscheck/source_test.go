@@ -24,6 +24,8 @@ var sources = map[string]string{
 	"mesh":      "../../agent/mesh",
 	"evidence":  "../../appliance/evidence",
 	"authority": "../../appliance/authority",
+	"gossip":    "../../agent/gossip",
+	"run":       "../../agent/run",
 	"api":       "../../appliance/api",
 }
 

@@ -98,6 +98,13 @@ func (c *Coordinator) Revoke(names ...string) *chancery.CRL {
 	return c.publishCRL()
 }
 
+// SetCRLLife changes how long the lists to come are good.
+func (c *Coordinator) SetCRLLife(life time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.options.CRLLife = life
+}
+
 func (c *Coordinator) publishCRL() *chancery.CRL {
 	var held *chancery.CRL
 	if n := len(c.crls); n > 0 {
