@@ -186,7 +186,7 @@ func (v *Verifier) suspension() error {
 func (v *Verifier) UpdatePointer(p *Pointer, now time.Time) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := AcceptPointer(v.fleet, v.trust.Pointer, p, now); err != nil {
+	if err := AcceptPointer(v.fleet, v.trust.Pointer, p, v.trust.clock(now)); err != nil {
 		return err
 	}
 	v.trust.Pointer = p
@@ -197,7 +197,7 @@ func (v *Verifier) UpdatePointer(p *Pointer, now time.Time) error {
 func (v *Verifier) UpdateCRL(b []byte, now time.Time) (*CRL, error) {
 	for {
 		t := v.Trust()
-		c, err := UpdateCRL(t.Pointer, t.CRL, b, now)
+		c, err := UpdateCRL(t.Pointer, t.CRL, b, t.clock(now))
 		if err != nil {
 			return nil, err
 		}

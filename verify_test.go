@@ -712,3 +712,32 @@ func TestSuspendedVerifierRefusesEverybody(t *testing.T) {
 		t.Errorf("lifted: %v", err)
 	}
 }
+
+// A clock that was set back does not make newer lists and records ones from the
+// future: the list held knows better (docs/protocol.md section 6.3).
+func TestUpdatesWithTheClockSetBack(t *testing.T) {
+	w := revocations(t)
+	v := NewVerifier(Trust{Pointer: w.pointer(), CRL: w.crls[1]})
+	behind := w.now.Add(-72 * time.Hour)
+	if _, err := NewVerifier(Trust{Pointer: w.pointer()}).UpdateCRL(w.crl().Marshal(), behind); !errors.Is(err, ErrCRLFuture) {
+		t.Errorf("without a list: %v, want %v", err, ErrCRLFuture)
+	}
+	if _, err := v.UpdateCRL(w.crl().Marshal(), behind); err != nil {
+		t.Errorf("list: %v", err)
+	}
+	next := *w.pointer()
+	next.Seq, next.Previous = next.Seq+1, w.pointer().Hash()
+	next.Issued = w.now
+	next.Signature = w.ca().must(next.FleetID(), &next)
+	if err := v.UpdatePointer(&next, behind); err != nil {
+		t.Errorf("record: %v", err)
+	}
+	far := w.resign(w.crl(), func(h *CRLHead) {
+		h.Number, h.Previous = h.Number+1, w.crl().head.Hash()
+		h.ThisUpdate = w.crl().head.ThisUpdate.Add(maxSkew + time.Second)
+		h.NextUpdate = h.ThisUpdate.Add(time.Hour)
+	})
+	if _, err := v.UpdateCRL(far.Marshal(), behind); !errors.Is(err, ErrCRLFuture) {
+		t.Errorf("a list more than a day ahead of the one held: %v, want %v", err, ErrCRLFuture)
+	}
+}

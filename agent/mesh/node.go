@@ -30,7 +30,8 @@ type Config struct {
 	// Self is this node, so that it notices when it talks to itself.
 	Self chancery.NodeID
 	// Policy is asked of every peer. Its Grace also keeps live sessions past
-	// the end of the CRL: their peers are known, whatever Known says.
+	// the end of the CRL: their peers are known, whatever Known says. Without
+	// Known, those are whom the node has had a session with since it was made.
 	Policy chancery.Policy
 	// MaxSession is the longest life of a session; default [DefaultMaxSession].
 	MaxSession time.Duration
@@ -67,6 +68,7 @@ type Node struct {
 	cancel  context.CancelFunc
 	tally   tally
 	refresh refresher
+	known   known
 	work    sync.WaitGroup // goroutines and calls that Close waits for
 
 	// mu guards the fields below. It is never held while a peer is judged or
@@ -93,6 +95,9 @@ func New(c Config) (*Node, error) {
 	}
 	c.setDefaults()
 	n := &Node{config: c, sessions: map[*Session]struct{}{}, listeners: map[*Listener]struct{}{}}
+	if c.Policy.Known == nil {
+		n.config.Policy.Known = n.known.has
+	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.timer = time.AfterFunc(sweepEvery, n.sweep)
 	n.timer.Stop()

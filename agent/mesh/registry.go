@@ -54,7 +54,19 @@ func (n *Node) Recheck() (cut int) {
 			cut++
 		}
 	}
+	n.foresee()
 	return cut
+}
+
+// foresee has sweep run when the first of the live sessions may have to end, by
+// the list that is held now.
+func (n *Node) foresee() {
+	crl, now := n.config.Verifier.Trust().CRL, n.config.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s := range n.sessions {
+		n.wakeFor(s, crl, now)
+	}
 }
 
 // stands judges a registered session's peer once more.
@@ -76,12 +88,6 @@ func (n *Node) sweep() {
 	n.wake = time.Time{} // whoever registers from here on sets the timer again
 	n.mu.Unlock()
 	n.Recheck()
-	crl, now := n.config.Verifier.Trust().CRL, n.config.Now()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for s := range n.sessions {
-		n.wakeFor(s, crl, now)
-	}
 }
 
 // wakeFor has sweep run when the session may have to end, if it would not

@@ -117,6 +117,7 @@ func (n *Node) Stats() Stats {
 }
 
 func (n *Node) noteOpened(s *Session) {
+	n.known.note(s.peer.NodeID)
 	t := &n.tally
 	t.mu.Lock()
 	if s.inbound {

@@ -139,6 +139,42 @@ func TestGraceIsForKnownPeers(t *testing.T) {
 	})
 }
 
+// Whom a node knows, unless it is told, are those with whom it has had a
+// session, whoever dialled.
+func TestNodeKnowsItsPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fleet.Options{CRLLife: time.Hour})
+		hub := w.enroll("hub", func(c *mesh.Config) { c.Policy.Grace = 20 * time.Minute })
+		guest, host, stranger := w.enroll("guest"), w.enroll("host"), w.enroll("stranger")
+		all := []*member{hub, guest, host, stranger}
+		list := w.publish()
+		for _, m := range all {
+			m.update(list)
+		}
+		pipePair(t, guest, hub)
+		pipePair(t, hub, host)
+		time.Sleep(time.Hour + time.Minute)
+		fresh := w.publish() // reaches the others, but not the hub
+		for _, m := range all[1:] {
+			m.update(fresh)
+		}
+		for _, peer := range []struct {
+			*member
+			known bool
+		}{{guest, true}, {host, true}, {stranger, false}} {
+			network := newPipes()
+			if _, err := hub.NewListener(network); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := peer.Client(context.Background(), network.dial(), "hub"); (err == nil) != peer.known {
+				t.Errorf("%s within the grace: %v", peer.paper.Name, err)
+			}
+		}
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+	})
+}
+
 // A list that somebody gave to the verifier without telling the node cuts
 // sessions all the same, within a minute.
 func TestSweepFindsWhatNobodyTold(t *testing.T) {

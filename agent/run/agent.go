@@ -12,6 +12,7 @@
 //	pointer.go   keeps the pointer record
 //	gossip.go    exchanges both with peers while the coordinator is away
 //	address.go   tells the coordinator where this node listens
+//	clock.go     the time, which a verified list knows better than a clock that was set back
 //	serve.go     answers the pings of peers
 //	relay.go     forwards and exposes, for programs that know nothing of the fleet
 //	programs.go  gives programs on this machine a share in the node's identity
@@ -76,6 +77,7 @@ type agent struct {
 	listener *mesh.Listener
 	gossip   *gossip.Gossip
 	met      met
+	floor    atomic.Pointer[floor]
 	health   health
 
 	// chip and file are the key loop's alone, once it runs. It loads key anew
@@ -164,7 +166,7 @@ func open(dir *state.Dir, o Options) (_ *agent, err error) {
 	}
 	a.mesh, err = mesh.New(mesh.Config{
 		Policy: policy, Verifier: a.verifier, Identity: a.present, Self: a.self,
-		OnNewerCRL: a.newerCRL, Guests: map[string]mesh.Guest{gossip.ALPN: a.gossip}, Now: a.Now, Logger: a.Logger,
+		OnNewerCRL: a.newerCRL, Guests: map[string]mesh.Guest{gossip.ALPN: a.gossip}, Now: a.clock, Logger: a.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -187,7 +189,7 @@ func (a *agent) openTrust() error {
 	a.heedAlarms() // they stay over restarts
 	list, err := a.dir.CRL()
 	if err == nil {
-		if _, err = a.verifier.UpdateCRL(list, a.Now()); err != nil {
+		if err = a.holdStored(list); err != nil {
 			// A list of the CA key before the current one, say. It is of no
 			// use, but no older one may come after it.
 			a.crlFloor, _ = chancery.CRLNumber(list)
@@ -252,16 +254,6 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	a.Logger.Info("running", "node", a.config.Name, "listen", a.listener.Addr().String(), "chip", *a.chipInfo.Load())
 	return group.Wait()
-}
-
-// clock is the time to make and judge certificates by: a verified CRL knows
-// better than a clock that was set back (section 6).
-func (a *agent) clock() time.Time {
-	now := a.Now()
-	if crl := a.verifier.Trust().CRL; crl != nil && now.Before(crl.Head().ThisUpdate) {
-		return crl.Head().ThisUpdate
-	}
-	return now
 }
 
 // pointer returns the pointer record that is held.

@@ -125,7 +125,7 @@ func (a *agent) takeCRL(list []byte) error {
 	if n, err := chancery.CRLNumber(list); before == nil && err == nil && n < a.crlFloor {
 		return fmt.Errorf("%w: number %d, had %d", chancery.ErrCRLRollback, n, a.crlFloor)
 	}
-	crl, err := a.verifier.UpdateCRL(list, a.Now())
+	crl, err := a.verifier.UpdateCRL(list, a.clock())
 	if errors.Is(err, chancery.ErrCRLFork) {
 		err = errors.Join(err, a.dir.RaiseAlarm(state.CRLFork, list))
 		a.heedAlarms()
@@ -133,6 +133,7 @@ func (a *agent) takeCRL(list []byte) error {
 	if err != nil {
 		return err
 	}
+	a.raiseFloor(crl.Head().ThisUpdate)
 	// First what it says, then the disk: one that is full must not keep the
 	// sessions of revoked peers open.
 	if cut := a.mesh.Recheck(); cut > 0 {

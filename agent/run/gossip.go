@@ -30,7 +30,7 @@ const (
 // openGossip makes the agent's end of the exchanges between peers.
 func (a *agent) openGossip() (err error) {
 	a.gossip, err = gossip.New(gossip.Config{
-		Trust: a.verifier.Trust, TakePointer: a.takePointer, TakeCRL: a.takeCRL, Now: a.Now, Logger: a.Logger,
+		Trust: a.verifier.Trust, TakePointer: a.takePointer, TakeCRL: a.takeCRL, Now: a.clock, Logger: a.Logger,
 	})
 	return err
 }
@@ -53,7 +53,7 @@ func (a *agent) keepGossip(ctx context.Context) {
 // is fresh.
 func (a *agent) isAlone() bool {
 	crl := a.verifier.Trust().CRL
-	return a.health.has(topicCoordinator) || crl == nil || crl.Fresh(a.Now()) != nil
+	return a.health.has(topicCoordinator) || crl == nil || crl.Fresh(a.clock()) != nil
 }
 
 // newerCRL fetches what is newer than the list held: from the coordinator, or

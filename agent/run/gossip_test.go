@@ -227,23 +227,24 @@ func TestDialBringsTheListAlong(t *testing.T) {
 		{"to a node that holds the older list", "new", "old"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := testcoordinator.New(t, testcoordinator.Options{CRLLife: 4 * time.Second})
+			c := testcoordinator.New(t, testcoordinator.Options{})
 			machines := map[string]*machine{"old": enrol(t, c, "edge-1")}
 			machines["new"] = enrol(t, c, "edge-2")
 			for _, m := range machines {
 				m.slow = true // nobody asks but for the dial
 			}
-			c.Misbehave(testcoordinator.Faults{CRL: func(uint64) []byte { return nil }})
-			machines["old"].startReady()
-			machines["old"].wantProblem("crl-stale", chancery.ErrCRLStale.Error())
-			c.Misbehave(testcoordinator.Faults{})
-			c.SetCRLLife(time.Hour)
+			c.SetCRLLife(time.Second)
 			c.Heartbeat()
+			machines["old"].startReady()
+			machines["old"].wantList(2)
+			machines["old"].wantProblem("crl-stale", chancery.ErrCRLStale.Error())
 			if err := machines["old"].stop(); err != nil {
 				t.Fatal(err)
 			}
+			c.SetCRLLife(time.Hour)
+			c.Heartbeat()
 			machines["new"].startReady()
-			machines["new"].wantList(2)
+			machines["new"].wantList(3)
 			c.Stop()
 			machines["old"].startReady()
 			for _, m := range machines {
@@ -255,7 +256,7 @@ func TestDialBringsTheListAlong(t *testing.T) {
 				t.Errorf("%+v", events)
 			}
 			for _, m := range machines {
-				m.wantList(2)
+				m.wantList(3)
 			}
 		})
 	}

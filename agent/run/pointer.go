@@ -76,7 +76,7 @@ func (a *agent) takePointer(p *chancery.Pointer) error {
 	a.pointerMu.Lock()
 	defer a.pointerMu.Unlock()
 	held := a.pointer()
-	err := a.verifier.UpdatePointer(p, a.Now())
+	err := a.verifier.UpdatePointer(p, a.clock())
 	if errors.Is(err, chancery.ErrPointerFork) {
 		err = errors.Join(err, a.dir.RaiseAlarm(state.PointerFork, p.Marshal()))
 	}

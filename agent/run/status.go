@@ -80,7 +80,7 @@ type LiveInfo struct {
 
 // status describes a running agent.
 func (a *agent) status() *Status {
-	s := describe(a.dir, a.config, a.nc.Load(), a.verifier, a.Now())
+	s := describe(a.dir, a.config, a.nc.Load(), a.verifier, a.clock())
 	s.Running = true
 	s.Listen = a.listener.Addr().String()
 	if c := a.identity.Load(); c != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -26,6 +27,7 @@ type Config struct {
 	Listen    string   `toml:"listen" comment:"where the node listens for its peers, host:port"`
 	Witnesses []string `toml:"witnesses,omitempty" comment:"verifier keys of the witnesses whose cosignatures peers' certificates must have"`
 	Quorum    int      `toml:"witness_quorum,omitempty" comment:"how many of the witnesses; 0 is all"`
+	Grace     string   `toml:"crl_grace,omitempty" comment:"how long after the end of the CRL peers are accepted that were good before, as in 30m; at most 24h, empty: not at all"`
 	Advertise string   `toml:"advertise" comment:"where peers reach the node, host:port; empty: the address that it reaches the coordinator from"`
 
 	Session string `toml:"session,omitempty" comment:"'tpm' has the chip sign in each handshake; by default it certifies a key for them, once an hour"`
@@ -49,8 +51,20 @@ const DefaultListen = ":7443"
 // Pin returns the fleet.
 func (c *Config) Pin() (chancery.FleetID, error) { return chancery.ParsePin(c.Fleet) }
 
-// Policy returns what is asked of every peer: the cosignatures of witnesses.
+// maxGrace bounds how long a node may go on without a fresh CRL.
+const maxGrace = 24 * time.Hour
+
+// Policy returns what is asked of every peer: the cosignatures of witnesses, and
+// the grace.
 func (c *Config) Policy() (p chancery.Policy, err error) {
+	if c.Grace != "" {
+		if p.Grace, err = time.ParseDuration(c.Grace); err != nil {
+			return p, fmt.Errorf("crl_grace: %w", err)
+		}
+		if p.Grace < 0 || p.Grace > maxGrace {
+			return p, fmt.Errorf("crl_grace %s: want 0s to %s", p.Grace, maxGrace)
+		}
+	}
 	for _, vkey := range c.Witnesses {
 		k, err := tlog.ParseKey(vkey)
 		if err != nil {

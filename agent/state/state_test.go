@@ -270,6 +270,10 @@ func TestConfigIsStrict(t *testing.T) {
 		{"no name", strings.Replace(good, "name", "#", 1), false},
 		{"bad name", strings.Replace(good, "edge-1", "Edge 1", 1), false},
 		{"bad pin", strings.Replace(good, pin, "chpin1-x", 1), false},
+		{"a grace", good + "crl_grace = '24h'\n", true},
+		{"a grace that is too long", good + "crl_grace = '24h1s'\n", false},
+		{"a grace that is negative", good + "crl_grace = '-1s'\n", false},
+		{"a grace that is none", good + "crl_grace = 'long'\n", false},
 		{"wrong type", strings.Replace(good, "[7]", "7", 1), false},
 	} {
 		if err := os.WriteFile(filepath.Join(path, "agent.toml"), []byte(test.text), 0o600); err != nil {

@@ -25,6 +25,7 @@ var sources = map[string]string{
 	"evidence":  "../../appliance/evidence",
 	"authority": "../../appliance/authority",
 	"gossip":    "../../agent/gossip",
+	"state":     "../../agent/state",
 	"run":       "../../agent/run",
 	"api":       "../../appliance/api",
 }
