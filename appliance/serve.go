@@ -194,7 +194,6 @@ func (a *app) serveNodes(ctx context.Context, config *Config, node *api.Node, lo
 	}
 	s := &http.Server{
 		Handler:           api.NewNode(node),
-		TLSConfig:         node.TLSConfig(pair),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      90 * time.Second, // above the longest poll
@@ -204,7 +203,7 @@ func (a *app) serveNodes(ctx context.Context, config *Config, node *api.Node, lo
 		// Long polls end when the coordinator stops.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	return serveUntil(ctx, s, func() error { return s.ServeTLS(listener, "", "") })
+	return serveUntil(ctx, s, func() error { return s.Serve(node.Listen(listener, pair)) })
 }
 
 // serveOperators listens on the admin socket. Whoever may open it is an

@@ -132,9 +132,9 @@ func (o *office) serve(c *coordinator, maker string) (token chancery.Token, stop
 	if err != nil {
 		return token, nil, err
 	}
-	server := &http.Server{Handler: api.NewNode(node), TLSConfig: node.TLSConfig(pair), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug)}
+	server := &http.Server{Handler: api.NewNode(node), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug)}
 	ended := make(chan error, 1)
-	go func() { ended <- server.ServeTLS(listener, "", "") }()
+	go func() { ended <- server.Serve(node.Listen(listener, pair)) }()
 	return token, func() error {
 		err := server.Close()
 		if served := <-ended; !errors.Is(served, http.ErrServerClosed) {

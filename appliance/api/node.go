@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"time"
@@ -29,6 +30,8 @@ type Node struct {
 	Rate   float64
 	Now    func() time.Time
 	Logger *slog.Logger
+
+	park *park // nil unless Listen was called
 }
 
 const (
@@ -236,14 +239,20 @@ func (n *Node) channel(ctx context.Context, authenticated bool) (authority.Chann
 	if !authenticated {
 		return ch, nil
 	}
-	certs := make([][]byte, len(state.PeerCertificates))
-	for i, c := range state.PeerCertificates {
+	ch.Peer, err = n.peer(state.PeerCertificates)
+	return ch, err
+}
+
+// peer judges the node that shows these certificates.
+func (n *Node) peer(shown []*x509.Certificate) (*chancery.Peer, error) {
+	certs := make([][]byte, len(shown))
+	for i, c := range shown {
 		certs[i] = c.Raw
 	}
-	ch.Peer, err = n.Verifier.Verify(certs, "", chancery.NodeID{}, chancery.Policy{}, n.Now())
+	p, err := n.Verifier.Verify(certs, "", chancery.NodeID{}, chancery.Policy{}, n.Now())
 	if err != nil {
 		n.Logger.Info("node refused", "reason", err)
-		return ch, &problem{chancery.Problem{Title: "Unauthorized", Status: 401, Detail: err.Error(), Code: "not-a-node"}}
+		return nil, &problem{chancery.Problem{Title: "Unauthorized", Status: 401, Detail: err.Error(), Code: "not-a-node"}}
 	}
-	return ch, nil
+	return p, nil
 }

@@ -37,6 +37,7 @@ type world struct {
 	*appliancetest.Coordinator
 	t        *testing.T
 	node     *api.Node
+	nodes    *http.Server // which serves them
 	endpoint chancery.Endpoint
 	socket   string
 	log      *logs
@@ -64,7 +65,8 @@ func newWorld(t *testing.T, edit ...func(*api.Node)) *world {
 		t.Fatal(err)
 	}
 	w.endpoint = chancery.Endpoint{URL: "https://" + listener.Addr().String(), Pins: [][32]byte{pin}}
-	w.serve(&http.Server{Handler: api.NewNode(w.node), TLSConfig: w.node.TLSConfig(pair)}, func(s *http.Server) error { return s.ServeTLS(listener, "", "") })
+	w.nodes = &http.Server{Handler: api.NewNode(w.node)}
+	w.serve(w.nodes, func(s *http.Server) error { return s.Serve(w.node.Listen(listener, pair)) })
 
 	w.socket = filepath.Join(t.TempDir(), "s")
 	unix, err := net.Listen("unix", w.socket)
