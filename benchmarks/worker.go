@@ -89,6 +89,9 @@ func work(role string) error {
 	if role == clerkName {
 		return clerkWork()
 	}
+	if role == listenersName {
+		return listen()
+	}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	var j job
 	if err := in.Decode(&j); err != nil {
