@@ -84,8 +84,12 @@ func fanOut() (results []Result, err error) {
 	}
 	fmt.Fprintf(os.Stderr, "push-fan-out: %.1f MB resident without nodes, %.1f MB with all of them waiting\n", before["Rss"], waiting["Rss"])
 
-	var p99, last, call50, call99 []float64
+	var p99, last, call50, call99, spent []float64
 	for i := range rounds {
+		start, err := c.cpu()
+		if err != nil {
+			return nil, err
+		}
 		r, err := c.revokeHeard(all, fmt.Sprintf("victim-%d", i))
 		if err != nil {
 			return nil, err
@@ -93,6 +97,11 @@ func fanOut() (results []Result, err error) {
 		fmt.Fprintf(os.Stderr, "push-fan-out: %d: %s\n", i, r)
 		p99, last, call50, call99 = append(p99, r.p99), append(last, r.last), append(call50, r.call50), append(call99, r.call99)
 		time.Sleep(settle)
+		end, err := c.cpu()
+		if err != nil {
+			return nil, err
+		}
+		spent = append(spent, float64((end.own-start.own).Nanoseconds())/1000/float64(count))
 	}
 	pause(quiet, settle)
 	after, err := memoryOf(c.process.PID())
@@ -115,6 +124,8 @@ func fanOut() (results []Result, err error) {
 		line("push-fan-out-last", "milliseconds of the same, the last node, worst of the rounds", slices.Max(last), pushLimit, false),
 		line("push-fan-out-call", "milliseconds from the start of the command, 99th percentile, median of the rounds", median(call99), pushLimit, false),
 		line("push-fan-out-call-p50", "milliseconds of the same, half of the nodes", median(call50), pushLimit, false),
+		{ID: "push-fan-out-cpu", What: "microseconds of the coordinator's CPU for each node and revocation, its next poll included", Ours: median(spent), Beside: pushLimit * 1000 / float64(count),
+			Peer: "a processor's share in a second", Ratio: pushLimit * 1000 / float64(count) / median(spent), Met: true, Command: command},
 		line("push-memory", "kilobytes resident of chancery serve for each node that waits, a minute after they came", each(waiting, "Rss"), pollMemory, true),
 		line("push-memory-after", "kilobytes of the same, a minute after the last of the revocations", each(after, "Rss"), pollMemory, false),
 		line("push-memory-peak", "kilobytes of the same, at the most (VmHWM)", each(after, "VmHWM"), pollMemory, false),
