@@ -1,8 +1,6 @@
 package tpm
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -80,13 +78,7 @@ func (t *TPM) Epoch(approval chancery.PublicKey) (uint64, error) {
 // chip ever had, so values are not comparable between chips.
 func (t *TPM) ensureEpoch(approval chancery.PublicKey, ak Name) (uint64, error) {
 	index := epochIndex(approval, ak)
-	name, err := steady(t.indexName, same[Name])
-	if errors.Is(err, tpm2.TPMRCHandle) {
-		if err := t.defineEpoch(index); err != nil {
-			return 0, err
-		}
-		name, err = steady(t.indexName, same[Name])
-	}
+	name, err := t.ensureIndex(index)
 	if err != nil {
 		return 0, err
 	}
@@ -96,17 +88,6 @@ func (t *TPM) ensureEpoch(approval chancery.PublicKey, ak Name) (uint64, error) 
 		}
 	}
 	return t.settledEpoch(index)
-}
-
-func (t *TPM) defineEpoch(index nvPublic) error {
-	_, err := tpm2.NVDefineSpace{
-		AuthHandle: hierarchy(owner),
-		PublicInfo: tpm2.BytesAs2B[tpm2.TPMSNVPublic](index.unwritten().bytes()),
-	}.Execute(t.transport)
-	if err != nil {
-		return ownerError(fmt.Errorf("tpm: define epoch counter: %w", err))
-	}
-	return nil
 }
 
 // firstIncrement takes the branch of the index's policy that is open to
@@ -151,38 +132,9 @@ func (t *TPM) settledEpoch(index nvPublic) (uint64, error) {
 
 // readEpoch reads the counter and refuses any other index in its place.
 func (t *TPM) readEpoch(index nvPublic) (uint64, error) {
-	name, err := t.indexName()
-	if errors.Is(err, tpm2.TPMRCHandle) {
+	v, err := t.readCounter(index, ErrIndex)
+	if absent(err) {
 		return 0, fmt.Errorf("%w: there is none: %w", ErrIndex, err)
 	}
-	if err == nil && name != index.name() {
-		name, err = t.indexName() // before somebody is advised to remove it
-	}
-	if err != nil {
-		return 0, err
-	}
-	if name != index.name() {
-		return 0, fmt.Errorf("%w: Name %v, want %v", ErrIndex, name, index.name())
-	}
-	rsp, err := tpm2.NVRead{
-		AuthHandle: withAuth(epochHandle, name, noAuth()),
-		NVIndex:    named(epochHandle, name),
-		Size:       8,
-	}.Execute(t.transport)
-	if err != nil {
-		return 0, fmt.Errorf("tpm: read epoch counter: %w", err)
-	}
-	if len(rsp.Data.Buffer) != 8 {
-		return 0, fmt.Errorf("tpm: epoch counter of %d bytes", len(rsp.Data.Buffer))
-	}
-	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
-}
-
-func (t *TPM) indexName() (n Name, err error) {
-	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(epochHandle)}.Execute(t.transport)
-	if err != nil {
-		return n, fmt.Errorf("tpm: epoch counter: %w", err)
-	}
-	copyName(&n, rsp.NVName.Buffer)
-	return n, nil
+	return v, err
 }

@@ -46,6 +46,12 @@ var (
 	ErrSRK error = &advice{"handle 0x81000001 holds something else than the P-256 storage root key", "look at it with tpm2_readpublic -c 0x81000001, and find out who made it. Do not remove it from a node that is enrolled: N:SK dies with its storage root key. Only if nothing needs it: tpm2_evictcontrol -C o -c 0x81000001"}
 	// ErrIndex: the epoch counter's NV index is not the one that was asked for.
 	ErrIndex error = &advice{"NV index 0x01800101 is not this fleet's epoch counter", "a counter of another approval key is removed with tpm2_nvundefine -C o 0x01800101; keys sealed to it die"}
+	// ErrNoAnchor: the chip has no anchor counter.
+	ErrNoAnchor error = &advice{"the chip has no anchor counter", "the chip was cleared, or its owner removed NV index 0x01800102; find out who did"}
+	// ErrAnchorIndex: something else is where the anchor counter would be.
+	ErrAnchorIndex error = &advice{"NV index 0x01800102 is not an anchor counter", "look at it with tpm2_nvreadpublic, and find out who made it; if nobody needs it: tpm2_nvundefine -C o 0x01800102"}
+	// ErrNVSpace: the chip has no room for another counter.
+	ErrNVSpace error = &advice{"the chip's NV memory is full", "tpm2_nvreadpublic lists what is in it; remove what nobody needs with tpm2_nvundefine"}
 	// ErrForeignKey: the chip does not accept the key file.
 	ErrForeignKey error = &advice{"the key file belongs to another chip, or this chip was cleared", "enrol anew with a new key"}
 	// ErrBank: the chip's SHA-256 PCR bank is not active.

@@ -39,7 +39,8 @@ func Describe(san []byte) (EKCertificate, error) {
 }
 
 const (
-	EpochHandle = epochHandle
-	SRKHandle   = srkHandle
-	AKHandle    = akHandle
+	AnchorHandle = anchorHandle
+	EpochHandle  = epochHandle
+	SRKHandle    = srkHandle
+	AKHandle     = akHandle
 )

@@ -1,6 +1,8 @@
 package tpm
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -45,4 +47,71 @@ func (t *TPM) readNV(index tpm2.TPMHandle) ([]byte, error) {
 		data = append(data, part.Data.Buffer...)
 	}
 	return data, nil
+}
+
+// ensureIndex defines a counter if nothing is at its handle, and returns the
+// Name of what is there then. A new counter starts, with its first increment,
+// above every value that any counter in this chip ever had.
+func (t *TPM) ensureIndex(index nvPublic) (Name, error) {
+	read := func() (Name, error) { return t.indexName(index.handle) }
+	name, err := steady(read, same[Name])
+	if !errors.Is(err, tpm2.TPMRCHandle) {
+		return name, err
+	}
+	_, err = tpm2.NVDefineSpace{
+		AuthHandle: hierarchy(owner),
+		PublicInfo: tpm2.BytesAs2B[tpm2.TPMSNVPublic](index.unwritten().bytes()),
+	}.Execute(t.transport)
+	if errors.Is(err, tpm2.TPMRCNVSpace) {
+		return name, fmt.Errorf("%w: define counter %#x: %w", ErrNVSpace, uint32(index.handle), err)
+	}
+	if err != nil {
+		return name, ownerError(fmt.Errorf("tpm: define counter %#x: %w", uint32(index.handle), err))
+	}
+	return steady(read, same[Name])
+}
+
+// readCounter reads a counter. Any other index in its place is the error other;
+// none is TPM_RC_HANDLE, and one that was never written TPM_RC_NV_UNINITIALIZED.
+func (t *TPM) readCounter(index nvPublic, other error) (uint64, error) {
+	name, err := t.indexName(index.handle)
+	if err == nil && name != index.name() {
+		name, err = t.indexName(index.handle) // before somebody is advised to remove it
+	}
+	if err != nil {
+		return 0, err
+	}
+	switch name {
+	case index.name():
+	case index.unwritten().name():
+		return 0, fmt.Errorf("tpm: counter %#x: %w", uint32(index.handle), tpm2.TPMRCNVUninitialized)
+	default:
+		return 0, fmt.Errorf("%w: Name %v, want %v", other, name, index.name())
+	}
+	rsp, err := tpm2.NVRead{
+		AuthHandle: withAuth(index.handle, name, noAuth()),
+		NVIndex:    named(index.handle, name),
+		Size:       8,
+	}.Execute(t.transport)
+	if err != nil {
+		return 0, fmt.Errorf("tpm: read counter %#x: %w", uint32(index.handle), err)
+	}
+	if len(rsp.Data.Buffer) != 8 {
+		return 0, fmt.Errorf("tpm: counter %#x of %d bytes", uint32(index.handle), len(rsp.Data.Buffer))
+	}
+	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
+}
+
+func (t *TPM) indexName(index tpm2.TPMHandle) (n Name, err error) {
+	rsp, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t.transport)
+	if err != nil {
+		return n, fmt.Errorf("tpm: counter %#x: %w", uint32(index), err)
+	}
+	copyName(&n, rsp.NVName.Buffer)
+	return n, nil
+}
+
+// absent reports whether there is no counter to read.
+func absent(err error) bool {
+	return errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCNVUninitialized)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/chancery-pki/chancery"
@@ -101,20 +102,25 @@ func approvalName(approval chancery.PublicKey) Name { return nameOf(approvalArea
 
 // nvPublic is a TPMS_NV_PUBLIC (TPM 2.0 Part 2, section 13.5).
 type nvPublic struct {
+	handle     tpm2.TPMHandle
 	attributes uint32
-	policy     [32]byte
+	policy     []byte // nil: none
 }
 
-// Attributes of the epoch counter (TPM 2.0 Part 2, section 13.4): written by
-// policy only, so that neither the owner nor the index's password moves it;
-// read with the empty password; not orderly, so that no loss of power moves it.
+// Attributes of NV indexes (TPM 2.0 Part 2, section 13.4). None of ours is
+// orderly, so that no loss of power moves it.
 const (
-	nvCounter     = 1 << 4 // TPM_NT_COUNTER in bits 7:4
+	nvAuthWrite   = 1 << 2
 	nvPolicyWrite = 1 << 3
+	nvCounter     = 1 << 4 // TPM_NT_COUNTER in bits 7:4
 	nvAuthRead    = 1 << 18
 	nvNoDA        = 1 << 25
 	nvWritten     = 1 << 29
+)
 
+// The epoch counter is written by policy only, so that neither the owner nor
+// the index's password moves it, and read with the empty password.
+const (
 	epochHandle     = 0x01800101
 	epochAttributes = nvCounter | nvPolicyWrite | nvAuthRead | nvNoDA
 )
@@ -124,7 +130,8 @@ const (
 // approval key.
 func epochIndex(approval chancery.PublicKey, ak Name) nvPublic {
 	first, next := incrementBranches(approval, ak)
-	return nvPublic{attributes: epochAttributes | nvWritten, policy: policyOR(first, next)}
+	policy := policyOR(first, next)
+	return nvPublic{handle: epochHandle, attributes: epochAttributes | nvWritten, policy: policy[:]}
 }
 
 func incrementBranches(approval chancery.PublicKey, ak Name) (first, next [32]byte) {
@@ -140,10 +147,10 @@ func (p nvPublic) unwritten() nvPublic {
 
 func (p nvPublic) bytes() []byte {
 	var b cryptobyte.Builder
-	b.AddUint32(epochHandle)
+	b.AddUint32(uint32(p.handle))
 	b.AddUint16(algSHA256)
 	b.AddUint32(p.attributes)
-	add2B(&b, p.policy[:])
+	add2B(&b, p.policy)
 	b.AddUint16(8)
 	return b.BytesOrPanic()
 }

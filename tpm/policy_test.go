@@ -53,8 +53,9 @@ func TestKnownPolicies(t *testing.T) {
 	same("approval key's Name", key[:], approvalKey)
 
 	first := policyCommandCode(policyNVUnwritten([32]byte{}), ccNVIncrement)
-	nv := nvPublic{epochAttributes | nvWritten, policyOR(first, policyAuthorize(key, array(incrementRef)))}
-	same("epoch counter's policy", nv.policy[:], indexPolicy)
+	either := policyOR(first, policyAuthorize(key, array(incrementRef)))
+	nv := nvPublic{epochHandle, epochAttributes | nvWritten, either[:]}
+	same("epoch counter's policy", nv.policy, indexPolicy)
 	same("epoch counter", nv.bytes(), index)
 	name := nv.name()
 	same("epoch counter's Name", name[:], indexName)
