@@ -29,6 +29,8 @@ const (
 	kindCRL     kind = 4
 	kindDelta   kind = 5
 	kindAudit   kind = 6
+	kindAnchor  kind = 7
+	kindHead    kind = 8
 )
 
 // Limits of section 2, checked before anything is allocated.
@@ -206,10 +208,10 @@ func (e *encoder) list(n int, item func(e *encoder, i int)) {
 func utc(t time.Time) time.Time { return time.Unix(t.Unix(), 0).UTC() }
 
 // Identify tells what an artefact's first bytes claim it to be: "pointer",
-// "ca-n-s", "n-s", "crl", "crl-delta", "audit-entry", or "" for something else.
+// "ca-n-s", "n-s", "crl", "crl-delta", "audit-entry", "anchor", "crl-head", or "" for something else.
 func Identify(b []byte) string {
 	if len(b) <= len(magic) || string(b[:len(magic)]) != magic {
 		return ""
 	}
-	return map[kind]string{kindPointer: "pointer", kindCANS: "ca-n-s", kindNS: "n-s", kindCRL: "crl", kindDelta: "crl-delta", kindAudit: "audit-entry"}[kind(b[len(magic)])]
+	return map[kind]string{kindPointer: "pointer", kindCANS: "ca-n-s", kindNS: "n-s", kindCRL: "crl", kindDelta: "crl-delta", kindAudit: "audit-entry", kindAnchor: "anchor", kindHead: "crl-head"}[kind(b[len(magic)])]
 }

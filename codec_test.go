@@ -50,7 +50,28 @@ func parsers(t testing.TB) []parser {
 		{"CRL", maxCRL, reencodeCRL, w.crl().Marshal()},
 		{"CRL before it is signed", maxCRL, reencodeCRL, unsigned(w, w.crl()).Marshal()},
 		{"CRL delta", maxCRL, reencodeDelta, delta},
+		{"CRL head", 2 * maxCRLHead, reencodeHead, w.crl().Head().Marshal()},
+		{"anchor", maxAnchor, reencodeAnchor, (&Anchor{Counter: 3, Pointer: 2, CRL: 1, At: epoch, Signature: make(Signature, 64)}).Marshal()},
 	}
+}
+
+func reencodeHead(b []byte) ([]byte, error) {
+	h, err := ParseCRLHead(b)
+	if err != nil {
+		return nil, err
+	}
+	if Identify(b) != "crl-head" { // lists and deltas have parsers of their own
+		return nil, ErrMalformed
+	}
+	return h.Marshal(), nil
+}
+
+func reencodeAnchor(b []byte) ([]byte, error) {
+	a, err := ParseAnchor(b)
+	if err != nil {
+		return nil, err
+	}
+	return a.Marshal(), nil
 }
 
 func reencodePointer(b []byte) ([]byte, error) {

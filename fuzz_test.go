@@ -41,6 +41,8 @@ func FuzzParseNS(f *testing.F)          { roundTrip(f, reencodeNS, "N:S") }
 func FuzzParseCertificate(f *testing.F) { roundTrip(f, reencodeCertificate, "N:C") }
 func FuzzReadCRL(f *testing.F)          { roundTrip(f, reencodeCRL, "CRL", "CRL before it is signed") }
 func FuzzReadDelta(f *testing.F)        { roundTrip(f, reencodeDelta, "CRL delta") }
+func FuzzParseCRLHead(f *testing.F)     { roundTrip(f, reencodeHead, "CRL head", "CRL", "CRL delta") }
+func FuzzParseAnchor(f *testing.F)      { roundTrip(f, reencodeAnchor, "anchor") }
 
 func FuzzParsePin(f *testing.F) {
 	f.Add(FleetID{1, 2, 3}.Pin())

@@ -42,6 +42,7 @@ const (
 	labelChallenge = "challenge"
 	labelCeremony  = "ceremony"
 	labelAudit     = "audit"
+	labelAnchor    = "anchor"
 )
 
 // labelled wraps a body as section 2 says: domain, label, suite, fleet, length.

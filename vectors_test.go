@@ -166,6 +166,10 @@ func makeVectors(t *testing.T) vectors {
 		}
 		out("CRL delta "+number+" to 3", delta)
 	}
+	out("head of CRL 3", w.crls[2].Head().Marshal())
+	anchor := &Anchor{Counter: 7, Pointer: 1, CRL: 3, At: w.now}
+	anchor.Signature = signed("anchor of edge-1", one, anchor)
+	out("anchor of edge-1", anchor.Marshal())
 	root := w.currentLog().tree.Root()
 	signed("checkpoint", ca, NewCheckpoint(nc.CA, 1, 3, root, w.now))
 
@@ -277,7 +281,7 @@ func TestVectorsVerify(t *testing.T) {
 	}
 
 	// Signatures next to their messages, with nothing but the keys.
-	signers := map[string]PublicKey{"pop": ns.NodeKey, "N:S": ns.NodeKey, "approval": p.Approval}
+	signers := map[string]PublicKey{"pop": ns.NodeKey, "N:S": ns.NodeKey, "anchor of edge-1": ns.NodeKey, "approval": p.Approval}
 	for _, name := range slices.Sorted(maps.Keys(v.Outputs)) {
 		what, ok := bytes.CutSuffix([]byte(name), []byte(" signature"))
 		if !ok {

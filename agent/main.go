@@ -11,6 +11,8 @@
 //	chancery-agent identify                     what the TPM is, before any coordinator exists
 //	chancery-agent doctor                       what keeps the node from working, and what to do
 //	chancery-agent rejoin                       a new key for a node whose chip was cleared or exchanged
+//	chancery-agent anchor reset                 go on with a state directory that may be an older copy
+//	chancery-agent fork show, clear             two signed things of which there may be one only
 //	chancery-agent key export                   the key as a TSS2 file, for openssl
 //
 // Results go to standard output, everything else to standard error; the exit
@@ -29,6 +31,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/anchor"
 	"github.com/chancery-pki/chancery/agent/join"
 	"github.com/chancery-pki/chancery/agent/mesh"
 	"github.com/chancery-pki/chancery/agent/state"
@@ -63,7 +66,7 @@ func newCommand() *cobra.Command {
 	})
 	root.PersistentFlags().VarP(&f.output, "output", "o", "form of the result")
 	root.PersistentFlags().StringVar(&f.state, "state", cmp.Or(os.Getenv("CHANCERY_STATE"), state.DefaultPath), "state directory (CHANCERY_STATE)")
-	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), forwardCommand(f), exposeCommand(f), sessionsCommand(f), reloadCommand(f), statusCommand(f), identifyCommand(f), doctorCommand(f), rejoinCommand(f), keyCommand(f), versionCommand(f)} {
+	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), forwardCommand(f), exposeCommand(f), sessionsCommand(f), reloadCommand(f), statusCommand(f), identifyCommand(f), doctorCommand(f), rejoinCommand(f), anchorCommand(f), forkCommand(f), keyCommand(f), versionCommand(f)} {
 		c.Args = usageArgs(c.Args)
 		root.AddCommand(c)
 	}
@@ -88,6 +91,9 @@ func coded(err error) error {
 		return err
 	}
 	if _, ok := errors.AsType[*join.RefusedError](err); ok {
+		return cli.WithCode(cli.ExitRefused, err)
+	}
+	if _, ok := errors.AsType[*anchor.RollbackError](err); ok {
 		return cli.WithCode(cli.ExitRefused, err)
 	}
 	if _, ok := errors.AsType[*mesh.RefusedByPeerError](err); ok {

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 // scripts have these commands besides those of testscript:
 //
 //	coordinator            start one; sets URL, PIN, TOKEN, OTHER_PIN and OTHER_TOKEN, and writes the file token
-//	chip NAME              make a software TPM and set NAME to its device
+//	chip NAME              make a software TPM and set NAME to its device, and NAME_TCTI to what tpm2-tools call it
 //	exits CODE PROGRAM...  run a program, which must end with this exit code
 //	until CODE PROGRAM...  repeat a program until it ends with this exit code
 //	hold                   let submissions wait for approval
@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 //	approve NAME           approve what waits
 //	asked N                wait until N verdicts have been asked for
 //	revoke NAME            revoke a node
+//	fork                   publish a list, and then another one of its number
 //	terminate              send SIGTERM to the programs in the background
 //	stop-coordinator       take the coordinator away
 //	port NAME              set NAME to a TCP port that is free
@@ -64,7 +65,9 @@ func TestScripts(t *testing.T) {
 				ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(token+"\n"), 0o600))
 			},
 			"chip": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Setenv(args[0], tpmtest.New(t).Device())
+				chip := tpmtest.New(t)
+				ts.Setenv(args[0], chip.Device())
+				ts.Setenv(args[0]+"_TCTI", "swtpm:path="+chip.Socket())
 			},
 			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
 				if code := exitCode(ts, args[1:]); strconv.Itoa(code) != args[0] {
@@ -104,6 +107,7 @@ func TestScripts(t *testing.T) {
 			"revoke": func(ts *testscript.TestScript, _ bool, args []string) {
 				running(ts).Revoke(args[0])
 			},
+			"fork": func(ts *testscript.TestScript, _ bool, _ []string) { running(ts).Fork() },
 			"terminate": func(ts *testscript.TestScript, _ bool, _ []string) {
 				for _, c := range ts.BackgroundCmds() {
 					ts.Check(c.Process.Signal(syscall.SIGTERM))

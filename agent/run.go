@@ -31,17 +31,8 @@ directory. It logs to standard error and ends with SIGTERM or SIGINT.`,
 					return cli.Usage("it has the form HOST:PORT", "%s: %w", flag, err)
 				}
 			}
-			dir, err := f.look()
-			if err == nil && !dir.Enrolled() {
-				err = state.ErrNotEnrolled
-			}
-			if dir != nil {
-				dir.Close()
-			}
+			dir, err := f.openEnrolled()
 			if err != nil {
-				return err
-			}
-			if dir, err = state.Open(f.state); err != nil {
 				return err
 			}
 			defer dir.Close()

@@ -63,6 +63,9 @@ func printStatus(w io.Writer, s *run.Status) {
 	if c := s.CRL; c != nil {
 		line("CRL", "number %d, %d revoked, %s old, good until %s", c.Number, c.Revoked, time.Duration(c.AgeSeconds)*time.Second, c.NextUpdate.Format(time.RFC3339))
 	}
+	if a := s.Anchor; a != nil {
+		line("anchor", "pointer record %d and CRL %d, at %d, since %s", a.Pointer, a.CRL, a.Counter, a.At.Format(time.RFC3339))
+	}
 	line("TPM", "%s %s %s", s.TPM.Device, s.TPM.Chip, s.TPM.State)
 	for _, l := range s.Sessions {
 		direction := "dialled"

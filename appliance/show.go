@@ -248,6 +248,25 @@ func describe(b []byte) (*description, error) {
 		d.add("from", base)
 		describeHead(d, h)
 		return d, nil
+	case "crl-head":
+		h, err := chancery.ParseCRLHead(b)
+		if err != nil {
+			return nil, err
+		}
+		d := &description{what: "CRL head"}
+		describeHead(d, h)
+		return d, nil
+	case "anchor":
+		a, err := chancery.ParseAnchor(b)
+		if err != nil {
+			return nil, err
+		}
+		d := &description{what: "anchor of a node"}
+		d.add("counter", a.Counter)
+		d.add("pointer", a.Pointer)
+		d.add("crl", a.CRL)
+		d.add("at", stamp(a.At))
+		return d, nil
 	}
 	return describeCertificate(b)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/anchor"
 	"github.com/chancery-pki/chancery/agent/join"
 	"github.com/chancery-pki/chancery/agent/state"
 	"github.com/chancery-pki/chancery/tpm"
@@ -41,6 +42,28 @@ func (e *examination) chip(ctx context.Context) {
 	e.health(chip)
 	if e.file != nil {
 		e.key(ctx, chip)
+		e.anchor(chip)
+	}
+}
+
+// anchor tells whether the state directory is the newest of this node.
+func (e *examination) anchor(chip *tpm.TPM) {
+	if e.config == nil || e.nc == nil {
+		return
+	}
+	fleet, err := e.config.Pin()
+	if err != nil {
+		return // said already
+	}
+	n := anchor.Node{Fleet: fleet, Key: e.nc.NodeKey, Dir: e.dir, Chip: chip}
+	note, pending, err := n.Look()
+	switch {
+	case err != nil:
+		e.bad("anchor", "", err)
+	case pending:
+		e.note("anchor", "nothing: the next start ends it", "a move to %d was interrupted", note.Counter)
+	default:
+		e.good("anchor", "pointer record %d and CRL %d, at %d", note.Pointer, note.CRL, note.Counter)
 	}
 }
 

@@ -67,6 +67,7 @@ func Examine(ctx context.Context, o Options) []Check {
 		e.record()
 		e.certificate()
 		e.list()
+		e.forks()
 	}
 	e.chip(ctx)
 	e.eventLog()
@@ -220,6 +221,16 @@ func (e *examination) list() {
 		return
 	}
 	e.good("CRL", "number %d, %d revoked, good until %s", crl.Head().Number, crl.Revoked(), crl.Head().NextUpdate.Format(time.RFC3339))
+}
+
+// forks tells of alarms, which a running agent has told of already.
+func (e *examination) forks() {
+	if e.running != nil {
+		return
+	}
+	for _, alarm := range e.dir.Alarms() {
+		e.bad("fork", "look at both with chancery-agent fork show, find out who made the other, then: chancery-agent fork clear", errors.New(alarm.String()))
+	}
 }
 
 func (e *examination) eventLog() {

@@ -6,7 +6,7 @@
 // # Interruption
 //
 // Join may be killed anywhere. What it does is durable in this order: pointer
-// record, key file, intake, configuration, CRL, N:C. The node is enrolled when
+// record, key file, anchor, intake, configuration, CRL, N:C. The node is enrolled when
 // N:C is there; before that the next Join goes on with the same key, and if N:S
 // was sent, with the same intake.
 package join
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/agent/anchor"
 	"github.com/chancery-pki/chancery/agent/coordinator"
 	"github.com/chancery-pki/chancery/agent/state"
 	"github.com/chancery-pki/chancery/tpm"
@@ -215,6 +216,10 @@ func (j *joining) apply(ctx context.Context) (*state.Intake, *chancery.Verdict, 
 		return nil, nil, err
 	}
 	j.step("N:PK", fmt.Sprintf("%s, %s", short(k.PublicKey()), sealed(file)))
+	node := anchor.Node{Fleet: j.Fleet, Key: k.PublicKey(), Dir: j.dir, Chip: chip}
+	if _, err := node.Make(ctx, k, j.pointer.Seq, j.hadCRL(), j.Now()); err != nil {
+		return nil, nil, err
+	}
 	conn, err := coordinator.Dial(ctx, j.pointer, nil)
 	if err != nil {
 		return nil, nil, err
@@ -281,14 +286,21 @@ func (j *joining) finish(ctx context.Context, intake *state.Intake, ns *chancery
 
 // notOlder refuses a list that is older than the one that the node had.
 func (j *joining) notOlder(crl *chancery.CRL) error {
-	had, err := j.dir.CRL()
-	if err != nil {
-		return nil // it had none that could be read
-	}
-	if number, err := chancery.CRLNumber(had); err == nil && number > crl.Head().Number {
-		return fmt.Errorf("%w: number %d, this node had %d", chancery.ErrCRLRollback, crl.Head().Number, number)
+	if had := j.hadCRL(); had > crl.Head().Number {
+		return fmt.Errorf("%w: number %d, this node had %d", chancery.ErrCRLRollback, crl.Head().Number, had)
 	}
 	return nil
+}
+
+// hadCRL returns the number of the list that the node had; 0 if it had none
+// that can be read.
+func (j *joining) hadCRL() uint64 {
+	had, err := j.dir.CRL()
+	if err != nil {
+		return 0
+	}
+	number, _ := chancery.CRLNumber(had)
+	return number
 }
 
 func certified(ek tpm.EK) string {

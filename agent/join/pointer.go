@@ -25,7 +25,7 @@ func (j *joining) fetchPointer(ctx context.Context) error {
 	}
 	if err := chancery.AcceptPointer(j.Fleet, stored, p, j.Now()); err != nil {
 		if errors.Is(err, chancery.ErrPointerFork) {
-			err = errors.Join(err, j.dir.RaiseAlarm(state.PointerFork, p.Marshal()))
+			err = errors.Join(err, j.dir.RaiseAlarm(state.PointerFork, stored.Marshal(), p.Marshal()))
 		}
 		return &PointerError{URL: j.URL, Err: err}
 	}

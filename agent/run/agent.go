@@ -8,6 +8,7 @@
 //	key.go       session certificates, and N:C at half of its life; the only user of the chip
 //	attest.go    shows the boot state to the coordinator, with each new session certificate
 //	reseal.go    asks for approval when the chip's PCRs changed
+//	anchor.go    notes how far the node has come, for the next start; see package anchor
 //	crl.go       keeps the CRL fresh by long polling
 //	pointer.go   keeps the pointer record
 //	gossip.go    exchanges both with peers while the coordinator is away
@@ -20,8 +21,8 @@
 //
 // # Failure
 //
-// Only the start may fail: state that cannot be read, a chip that is not
-// there, a port in use. Afterwards every failure is a line in the log and a
+// Only the start may fail: state that cannot be read or is an older copy, a chip
+// that is not there, a port in use. Afterwards every failure is a line in the log and a
 // problem in [Status], and is tried again with growing pauses. Without a
 // coordinator the agent works on with what it holds, until its CRL or its
 // certificate ends.
@@ -80,6 +81,9 @@ type agent struct {
 	floor    atomic.Pointer[floor]
 	health   health
 
+	anchored atomic.Pointer[chancery.Anchor] // the last note
+	reached  reached
+
 	// chip and file are the key loop's alone, once it runs. It loads key anew
 	// when the chip was lost or the seal has another approval; others sign with
 	// it too.
@@ -105,7 +109,7 @@ type agent struct {
 	// record is, so that an older one never overwrites a newer one on disk.
 	crlMu     sync.Mutex
 	pointerMu sync.Mutex
-	crlFloor  uint64 // number of a list on disk that could not be verified
+	crlFloor  uint64 // number of the anchor, or of a list on disk that could not be verified
 }
 
 // Run runs the agent of an enrolled node until ctx ends. The directory must
@@ -119,8 +123,24 @@ func Run(ctx context.Context, dir *state.Dir, o Options) error {
 	return errors.Join(err, a.close())
 }
 
-// open reads the state and makes everything but the loops.
-func open(dir *state.Dir, o Options) (_ *agent, err error) {
+// open makes everything but the loops.
+func open(dir *state.Dir, o Options) (*agent, error) {
+	a, err := prepare(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	if err = a.openAnchor(); err == nil {
+		a.listener, err = a.mesh.Listen("tcp", a.config.Listen)
+	}
+	if err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// prepare reads the state and opens the chip.
+func prepare(dir *state.Dir, o Options) (_ *agent, err error) {
 	a := &agent{Options: o, dir: dir, ready: make(chan struct{}), seek: make(chan struct{}, 1), asked: make(chan struct{}, 1), reloads: make(chan chan reloaded)}
 	nc, err := dir.Certificate()
 	if err != nil {
@@ -149,6 +169,9 @@ func open(dir *state.Dir, o Options) (_ *agent, err error) {
 	if a.file, err = dir.Key(); err != nil {
 		return nil, err
 	}
+	if public, err := a.file.PublicKey(); err != nil || !public.Equal(nc.NodeKey) {
+		return nil, errOtherKey
+	}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -168,11 +191,17 @@ func open(dir *state.Dir, o Options) (_ *agent, err error) {
 		Policy: policy, Verifier: a.verifier, Identity: a.present, Self: a.self,
 		OnNewerCRL: a.newerCRL, Guests: map[string]mesh.Guest{gossip.ALPN: a.gossip}, Now: a.clock, Logger: a.Logger,
 	})
-	if err != nil {
-		return nil, err
-	}
-	a.listener, err = a.mesh.Listen("tcp", a.config.Listen)
 	return a, err
+}
+
+// errOtherKey is the state of a node whose rejoin was interrupted.
+var errOtherKey error = &otherKey{}
+
+type otherKey struct{}
+
+func (*otherKey) Error() string { return "the key in the file is not the certificate's" }
+func (*otherKey) Hint() string {
+	return "a rejoin was interrupted: go on with chancery-agent rejoin"
 }
 
 // openTrust verifies what was on disk as if it had just come, but for the

@@ -25,6 +25,7 @@ import (
 //	POST /v1/ping    PingRequest -> one PingEvent a line, while they happen
 //	POST /v1/relay   RelayRequest -> one RelayEvent a line; it ends with the request
 //	POST /v1/reload  -> what was changed, a list of lines
+//	POST /v1/clear   clears the alarms of forks -> those that stood
 //
 // Its file has mode 0600 in a directory of mode 0700: who may connect is the
 // agent's own user.
@@ -84,6 +85,19 @@ func (a *agent) serveControl(ctx context.Context, l net.Listener) error {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(append([]string{}, changed...))
+	})
+	mux.HandleFunc("POST /v1/clear", func(w http.ResponseWriter, r *http.Request) {
+		cleared, err := ClearForks(a.dir)
+		a.heedAlarms()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		for _, alarm := range cleared {
+			a.Logger.Warn("an operator has cleared the alarm", "alarm", string(alarm))
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(cleared)
 	})
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
@@ -154,6 +168,12 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	s := new(Status)
 	err := c.call(ctx, http.MethodGet, "/v1/status", nil, func(d *json.Decoder) error { return d.Decode(s) })
 	return s, err
+}
+
+// ClearForks has the agent clear the alarms, and returns those that stood.
+func (c *Client) ClearForks(ctx context.Context) (cleared []state.Alarm, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/clear", struct{}{}, func(d *json.Decoder) error { return d.Decode(&cleared) })
+	return cleared, err
 }
 
 // Ping has the agent ping a peer and calls each for every event until the last

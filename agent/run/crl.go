@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -122,12 +121,12 @@ func (a *agent) takeCRL(list []byte) error {
 	a.crlMu.Lock()
 	defer a.crlMu.Unlock()
 	before := a.verifier.Trust().CRL
-	if n, err := chancery.CRLNumber(list); before == nil && err == nil && n < a.crlFloor {
+	if n, err := chancery.CRLNumber(list); err == nil && n < a.crlFloor {
 		return fmt.Errorf("%w: number %d, had %d", chancery.ErrCRLRollback, n, a.crlFloor)
 	}
 	crl, err := a.verifier.UpdateCRL(list, a.clock())
 	if errors.Is(err, chancery.ErrCRLFork) {
-		err = errors.Join(err, a.dir.RaiseAlarm(state.CRLFork, list))
+		err = errors.Join(err, a.dir.RaiseAlarm(state.CRLFork, before.Marshal(), list))
 		a.heedAlarms()
 	}
 	if err != nil {
@@ -145,25 +144,9 @@ func (a *agent) takeCRL(list []byte) error {
 		if err := a.dir.SaveCRL(crl); err != nil {
 			return err
 		}
+		step := before != nil && before.Head().Number+1 == crl.Head().Number
+		a.reached.crl(crl.Head().Number, !step || crl.Head().Revokes())
 		a.Logger.Debug("CRL", "number", crl.Head().Number, "revoked", crl.Revoked())
-	}
-	return nil
-}
-
-// heedAlarms refuses all new sessions while a fork of the CRL is not explained
-// (docs/protocol.md section 6). The operator who clears the alarm is noticed
-// with the next poll.
-func (a *agent) heedAlarms() {
-	reason := a.suspension()
-	a.verifier.Suspend(reason)
-	if was := a.suspended.Swap(&reason); was != nil && (*was == nil) != (reason == nil) {
-		a.changes.tell()
-	}
-}
-
-func (a *agent) suspension() error {
-	if slices.Contains(a.dir.Alarms(), state.CRLFork) {
-		return fmt.Errorf("%w: refusing everybody until an operator has cleared the alarm", chancery.ErrCRLFork)
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ const (
 	topicCoordinator = "coordinator"
 	topicAddress     = "address"
 	topicAttest      = "attest"
+	topicAnchor      = "anchor"
 )
 
 // health holds what does not work at present. The zero value is healthy.

@@ -46,22 +46,26 @@ const signTime = 8 * time.Second
 const idle = time.Minute
 
 // keepKey does everything that takes the chip, one after the other: session
-// certificates at half of their life, an attestation with each, the next N:C at
+// certificates at half of their life, anchors, an attestation with each session certificate, the next N:C at
 // half of its life, and whatever it takes to get a closed seal opened or a lost chip back.
 func (a *agent) keepKey(ctx context.Context) {
 	r := &renewal{agent: a, pause: pause{longest: 10 * time.Minute}}
 	r.schedule()
 	t := &attesting{agent: a, pause: pause{longest: 10 * time.Minute}}
+	n := &anchoring{agent: a}
 	failed := pause{longest: time.Minute}
 	for ctx.Err() == nil {
 		var wait time.Duration
 		err := a.keepSession(ctx)
 		if err == nil {
 			a.succeed(topicKey)
-			var due time.Duration
-			if due, err = t.step(ctx); err == nil {
+			var attest, move time.Duration
+			if move, err = n.step(ctx); err == nil {
+				attest, err = t.step(ctx)
+			}
+			if err == nil {
 				wait, err = r.step(ctx)
-				wait = min(wait, due, idle, a.sessionDue())
+				wait = min(wait, attest, move, idle, a.sessionDue())
 			}
 		}
 		var sealed *tpm.SealedError

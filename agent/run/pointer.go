@@ -78,7 +78,8 @@ func (a *agent) takePointer(p *chancery.Pointer) error {
 	held := a.pointer()
 	err := a.verifier.UpdatePointer(p, a.clock())
 	if errors.Is(err, chancery.ErrPointerFork) {
-		err = errors.Join(err, a.dir.RaiseAlarm(state.PointerFork, p.Marshal()))
+		err = errors.Join(err, a.dir.RaiseAlarm(state.PointerFork, held.Marshal(), p.Marshal()))
+		a.heedAlarms()
 	}
 	if err != nil || p.Seq == held.Seq {
 		return err
@@ -86,6 +87,7 @@ func (a *agent) takePointer(p *chancery.Pointer) error {
 	if err := a.dir.SavePointer(p); err != nil {
 		return err
 	}
+	a.reached.pointer(p.Seq)
 	a.Logger.Info("pointer record", "number", p.Seq)
 	a.mesh.Recheck()
 	a.changes.tell()

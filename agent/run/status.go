@@ -25,6 +25,7 @@ type Status struct {
 	Session     *SessionInfo    `json:"session_certificate,omitempty"`
 	Pointer     PointerInfo     `json:"pointer"`
 	CRL         *CRLInfo        `json:"crl,omitempty"`
+	Anchor      *AnchorInfo     `json:"anchor,omitempty"`
 	TPM         TPMInfo         `json:"tpm"`
 	Listen      string          `json:"listen,omitempty"`
 	Sessions    []LiveInfo      `json:"sessions,omitempty"`
@@ -61,6 +62,19 @@ type CRLInfo struct {
 	AgeSeconds int64     `json:"age_s"`
 }
 
+// An AnchorInfo describes the note of how far the node has come, which the
+// chip's counter stands for.
+type AnchorInfo struct {
+	Counter uint64    `json:"counter"`
+	Pointer uint64    `json:"pointer"`
+	CRL     uint64    `json:"crl"`
+	At      time.Time `json:"at"`
+}
+
+func anchorInfo(n *chancery.Anchor) *AnchorInfo {
+	return &AnchorInfo{Counter: n.Counter, Pointer: n.Pointer, CRL: n.CRL, At: n.At}
+}
+
 // A TPMInfo describes the chip.
 type TPMInfo struct {
 	Device string `json:"device"`
@@ -86,6 +100,7 @@ func (a *agent) status() *Status {
 	if c := a.identity.Load(); c != nil {
 		s.Session = &SessionInfo{NotAfter: c.notAfter}
 	}
+	s.Anchor = anchorInfo(a.anchored.Load())
 	maps.Copy(s.Problems, a.health.all())
 	s.TPM.Chip, s.TPM.State = *a.chipInfo.Load(), "ready"
 	for _, topic := range []string{topicKey, topicChip} {
@@ -134,6 +149,12 @@ func Offline(dir *state.Dir, now time.Time) (*Status, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.Problems[topicCRL] = err.Error()
 	}
+	// Whether it is the last one, only the chip can tell.
+	if note, err := dir.Anchor(); err == nil {
+		s.Anchor = anchorInfo(note)
+	} else {
+		s.Problems[topicAnchor] = err.Error()
+	}
 	return s, nil
 }
 
@@ -163,7 +184,7 @@ func describe(dir *state.Dir, config *state.Config, nc *chancery.Certificate, v 
 		s.Problems["certificate"] = err.Error()
 	}
 	for _, alarm := range dir.Alarms() {
-		s.Problems[string(alarm)] = fmt.Sprintf("%s; when it is explained, remove %s/%s", alarm, dir.Path(), string(alarm))
+		s.Problems[string(alarm)] = fmt.Sprintf("%s; no peer is accepted until an operator has looked (chancery-agent fork show) and cleared it (chancery-agent fork clear)", alarm)
 	}
 	return s
 }

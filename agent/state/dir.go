@@ -11,9 +11,10 @@
 //	node.key        N:SK, wrapped by the chip, see tpm.KeyFile
 //	intake.json     an enrolment that is not decided yet, see [Intake]
 //	crl             the newest CRL
+//	anchor          how far the node had come, see package anchor
 //	nc.der          N:C; a node is enrolled when this file is there
 //	addresses.json  where peers were last found, hints only
-//	pointer.fork    evidence of a fork, see [Dir.RaiseAlarm]
+//	pointer.fork    evidence of a fork, and beside it with .held what it contradicts, see [Dir.RaiseAlarm]
 //	crl.fork
 //	lock            held by the agent that writes
 //	agent.sock      where the running agent answers

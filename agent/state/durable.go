@@ -58,6 +58,9 @@ func (d *Dir) write(name string, b []byte) error {
 
 // remove deletes a file, durably. One that is not there is no error.
 func (d *Dir) remove(name string) error {
+	if d.lock == nil {
+		return errors.New("state directory: opened for reading only")
+	}
 	if err := d.root.Remove(name); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {

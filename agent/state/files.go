@@ -49,6 +49,12 @@ func (d *Dir) CRL() ([]byte, error) {
 // SaveCRL replaces the CRL.
 func (d *Dir) SaveCRL(c *chancery.CRL) error { return d.write("crl", c.Marshal()) }
 
+// Anchor returns the note of how far the node had come. It is not verified.
+func (d *Dir) Anchor() (*chancery.Anchor, error) { return read(d, "anchor", chancery.ParseAnchor) }
+
+// SaveAnchor replaces the note.
+func (d *Dir) SaveAnchor(a *chancery.Anchor) error { return d.write("anchor", a.Marshal()) }
+
 // Address returns where a peer was last found, or nothing.
 func (d *Dir) Address(name string) string { return d.addresses()[name] }
 

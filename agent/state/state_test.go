@@ -39,7 +39,7 @@ func TestModes(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("directory: %v, %v", info.Mode(), err)
 	}
-	if err := dir.RaiseAlarm(state.CRLFork, []byte("evidence")); err != nil {
+	if err := dir.RaiseAlarm(state.CRLFork, []byte("held"), []byte("evidence")); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(filepath.Join(path, "crl.fork")); err != nil || info.Mode().Perm() != 0o600 {
@@ -92,7 +92,7 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer beside.Close()
-	if err := beside.RaiseAlarm(state.PointerFork, nil); err == nil {
+	if err := beside.RaiseAlarm(state.PointerFork, nil, nil); err == nil {
 		t.Error("who looks has written")
 	}
 	if err := dir.Close(); err != nil {
@@ -113,7 +113,7 @@ func TestLinksStayInside(t *testing.T) {
 	if err := os.WriteFile(outside, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"crl", "crl.fork.tmp"} {
+	for _, name := range []string{"crl", "crl.fork.held.tmp", "crl.fork.tmp"} {
 		if err := os.Symlink(outside, filepath.Join(path, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestLinksStayInside(t *testing.T) {
 	if b, err := dir.CRL(); err == nil {
 		t.Errorf("read %q from outside", b)
 	}
-	if err := dir.RaiseAlarm(state.CRLFork, []byte("evidence")); err == nil {
+	if err := dir.RaiseAlarm(state.CRLFork, []byte("held"), []byte("evidence")); err == nil {
 		t.Error("wrote through a link")
 	}
 	if b, _ := os.ReadFile(outside); string(b) != "mine" {
@@ -240,21 +240,50 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 }
 
-// The first contradiction is the one that is kept.
+// The first contradiction is the one that is kept, with what it contradicts,
+// until it is cleared.
 func TestAlarm(t *testing.T) {
 	dir, path := open(t)
 	if a := dir.Alarms(); len(a) > 0 {
 		t.Errorf("alarms %v", a)
 	}
-	if err := errors.Join(dir.RaiseAlarm(state.CRLFork, []byte("first")), dir.RaiseAlarm(state.CRLFork, []byte("second"))); err != nil {
+	raise := func(held, other string) {
+		t.Helper()
+		if err := dir.RaiseAlarm(state.CRLFork, []byte(held), []byte(other)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(held, other string) {
+		t.Helper()
+		if a := dir.Alarms(); len(a) != 1 || a[0] != state.CRLFork {
+			t.Errorf("alarms %v", a)
+		}
+		if h, o, err := dir.Evidence(state.CRLFork); err != nil || string(h) != held || string(o) != other {
+			t.Errorf("kept %q and %q, %v", h, o, err)
+		}
+	}
+	raise("held", "first")
+	raise("held later", "second")
+	want("held", "first")
+	if beside, err := state.Look(path); err != nil {
+		t.Fatal(err)
+	} else if err := errors.Join(beside.ClearAlarm(state.CRLFork)); err == nil {
+		t.Error("who looks has cleared it")
+	}
+	want("held", "first")
+
+	// What is held is there before the alarm stands, and may be tidied up.
+	if err := os.Remove(filepath.Join(path, "crl.fork.held")); err != nil {
 		t.Fatal(err)
 	}
-	if b, _ := os.ReadFile(filepath.Join(path, "crl.fork")); string(b) != "first" {
-		t.Errorf("kept %q", b)
+	want("", "first")
+	for range 2 {
+		if err := dir.ClearAlarm(state.CRLFork); err != nil || len(dir.Alarms()) > 0 {
+			t.Errorf("cleared: %v, %v", dir.Alarms(), err)
+		}
 	}
-	if a := dir.Alarms(); len(a) != 1 || a[0] != state.CRLFork {
-		t.Errorf("alarms %v", a)
-	}
+	raise("held later", "second")
+	want("held later", "second")
 }
 
 func TestConfigIsStrict(t *testing.T) {

@@ -22,6 +22,7 @@ var sources = map[string]string{
 	"logs":      "../../appliance/logs",
 	"tpm":       "../../tpm",
 	"mesh":      "../../agent/mesh",
+	"anchor":    "../../agent/anchor",
 	"evidence":  "../../appliance/evidence",
 	"authority": "../../appliance/authority",
 	"gossip":    "../../agent/gossip",

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -147,6 +148,26 @@ func (c *Coordinator) AfterOther(n uint64) *chancery.CRL {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.nextCRL(other, []uint64{0}, time.Hour)
+}
+
+// Fork publishes the next list, and shows another one of its number to those
+// who hold it, until it is told to behave otherwise.
+func (c *Coordinator) Fork() (held, other *chancery.CRL) {
+	last := c.CRL(0).Head().Number
+	other = c.OtherCRL(last, time.Hour)
+	var shown atomic.Pointer[chancery.CRL]
+	c.Misbehave(Faults{CRL: func(after uint64) []byte {
+		if after > last {
+			return other.Marshal()
+		}
+		if held := shown.Load(); held != nil {
+			return held.Marshal()
+		}
+		return nil
+	}})
+	held = c.Heartbeat()
+	shown.Store(held)
+	return held, other
 }
 
 // CRL returns list number n as it was published, 0 for the newest.
