@@ -50,7 +50,11 @@ var (
 	ErrNoAnchor error = &advice{"the chip has no anchor counter", "the chip was cleared, or its owner removed NV index 0x01800102; find out who did"}
 	// ErrAnchorIndex: something else is where the anchor counter would be.
 	ErrAnchorIndex error = &advice{"NV index 0x01800102 is not an anchor counter", "look at it with tpm2_nvreadpublic, and find out who made it; if nobody needs it: tpm2_nvundefine -C o 0x01800102"}
-	// ErrNVSpace: the chip has no room for another counter.
+	// ErrNoRecord: the chip has no record of a coordinator's.
+	ErrNoRecord error = &advice{"the chip has no record of a coordinator", "the chip was cleared, or its owner removed NV index 0x01800103; find out who did"}
+	// ErrRecordIndex: something else is where the record would be.
+	ErrRecordIndex error = &advice{"NV index 0x01800103 is not a coordinator's record", "look at it with tpm2_nvreadpublic, and find out who made it; if nobody needs it: tpm2_nvundefine -C o 0x01800103"}
+	// ErrNVSpace: the chip has no room for another index.
 	ErrNVSpace error = &advice{"the chip's NV memory is full", "tpm2_nvreadpublic lists what is in it; remove what nobody needs with tpm2_nvundefine"}
 	// ErrForeignKey: the chip does not accept the key file.
 	ErrForeignKey error = &advice{"the key file belongs to another chip, or this chip was cleared", "enrol anew with a new key"}

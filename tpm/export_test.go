@@ -40,6 +40,7 @@ func Describe(san []byte) (EKCertificate, error) {
 
 const (
 	AnchorHandle = anchorHandle
+	RecordHandle = recordHandle
 	EpochHandle  = epochHandle
 	SRKHandle    = srkHandle
 	AKHandle     = akHandle

@@ -49,7 +49,7 @@ func (t *TPM) readNV(index tpm2.TPMHandle) ([]byte, error) {
 	return data, nil
 }
 
-// ensureIndex defines a counter if nothing is at its handle, and returns the
+// ensureIndex defines an index if nothing is at its handle, and returns the
 // Name of what is there then. A new counter starts, with its first increment,
 // above every value that any counter in this chip ever had.
 func (t *TPM) ensureIndex(index nvPublic) (Name, error) {
@@ -63,10 +63,10 @@ func (t *TPM) ensureIndex(index nvPublic) (Name, error) {
 		PublicInfo: tpm2.BytesAs2B[tpm2.TPMSNVPublic](index.unwritten().bytes()),
 	}.Execute(t.transport)
 	if errors.Is(err, tpm2.TPMRCNVSpace) {
-		return name, fmt.Errorf("%w: define counter %#x: %w", ErrNVSpace, uint32(index.handle), err)
+		return name, fmt.Errorf("%w: define NV index %#x: %w", ErrNVSpace, uint32(index.handle), err)
 	}
 	if err != nil {
-		return name, ownerError(fmt.Errorf("tpm: define counter %#x: %w", uint32(index.handle), err))
+		return name, ownerError(fmt.Errorf("tpm: define NV index %#x: %w", uint32(index.handle), err))
 	}
 	return steady(read, same[Name])
 }
@@ -105,13 +105,13 @@ func (t *TPM) readCounter(index nvPublic, other error) (uint64, error) {
 func (t *TPM) indexName(index tpm2.TPMHandle) (n Name, err error) {
 	rsp, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t.transport)
 	if err != nil {
-		return n, fmt.Errorf("tpm: counter %#x: %w", uint32(index), err)
+		return n, fmt.Errorf("tpm: NV index %#x: %w", uint32(index), err)
 	}
 	copyName(&n, rsp.NVName.Buffer)
 	return n, nil
 }
 
-// absent reports whether there is no counter to read.
+// absent reports whether there is no index, or nothing in it to read.
 func absent(err error) bool {
 	return errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCNVUninitialized)
 }

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -105,6 +106,7 @@ type nvPublic struct {
 	handle     tpm2.TPMHandle
 	attributes uint32
 	policy     []byte // nil: none
+	size       uint16 // of the data; 0: the 8 of a counter
 }
 
 // Attributes of NV indexes (TPM 2.0 Part 2, section 13.4). None of ours is
@@ -151,7 +153,7 @@ func (p nvPublic) bytes() []byte {
 	b.AddUint16(algSHA256)
 	b.AddUint32(p.attributes)
 	add2B(&b, p.policy)
-	b.AddUint16(8)
+	b.AddUint16(cmp.Or(p.size, 8))
 	return b.BytesOrPanic()
 }
 

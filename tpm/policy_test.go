@@ -54,7 +54,7 @@ func TestKnownPolicies(t *testing.T) {
 
 	first := policyCommandCode(policyNVUnwritten([32]byte{}), ccNVIncrement)
 	either := policyOR(first, policyAuthorize(key, array(incrementRef)))
-	nv := nvPublic{epochHandle, epochAttributes | nvWritten, either[:]}
+	nv := nvPublic{handle: epochHandle, attributes: epochAttributes | nvWritten, policy: either[:]}
 	same("epoch counter's policy", nv.policy, indexPolicy)
 	same("epoch counter", nv.bytes(), index)
 	name := nv.name()
