@@ -206,6 +206,13 @@ type ApprovalRecord struct {
 	Signature []byte         `json:"signature" doc:"r || s under the approval key of the pointer record"`
 }
 
+// A Shown is what a node holds and a coordinator should have. Each part is an
+// artefact, with CA:SK's signature; either may be absent.
+type Shown struct {
+	CRLHead []byte `json:"crl_head,omitempty"`
+	Pointer []byte `json:"pointer,omitempty"`
+}
+
 // An Address is where a node can be dialled: a hint, which nobody trusts.
 type Address struct {
 	Name    string    `json:"name,omitempty"`

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/anchor"
 	"github.com/chancery-pki/chancery/appliance/witnesses"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
@@ -59,6 +62,13 @@ type Config struct {
 	// OperatorGroup is the group whose members are operators, beside the user
 	// that the coordinator runs as. Default none.
 	OperatorGroup string `toml:"operator_group,omitempty"`
+
+	// Anchor is where the coordinator notes, outside of its database, how far it
+	// has come: the path of a file, relative to the data directory, or "tpm:" and
+	// the device of this machine's TPM. Put it where no backup of the database is
+	// restored: whoever can write there can have an older database believed.
+	// Default "anchor", which is of use if the database alone is restored.
+	Anchor string `toml:"anchor,omitempty"`
 
 	// Witness lists the machines that cosign the logs.
 	Witness []witnesses.Config `toml:"witness,omitempty"`
@@ -130,7 +140,14 @@ func (d dataDir) policy() string     { return filepath.Join(string(d), "policy.t
 func (d dataDir) ekRoots() string    { return filepath.Join(string(d), "ek-roots") }
 func (d dataDir) transcript() string { return filepath.Join(string(d), "transcript") }
 func (d dataDir) softhsm() string    { return filepath.Join(string(d), "softhsm") }
-func (d dataDir) latch() hsm.Latch   { return hsm.Latch(filepath.Join(string(d), "latch")) }
+func (d dataDir) anchor(c *Config) anchor.Place {
+	name := cmp.Or(c.Anchor, "anchor")
+	if !filepath.IsAbs(name) && !strings.HasPrefix(name, "tpm:") {
+		name = filepath.Join(string(d), name)
+	}
+	return anchor.At(name)
+}
+func (d dataDir) latch() hsm.Latch { return hsm.Latch(filepath.Join(string(d), "latch")) }
 
 func (d dataDir) loadConfig() (Config, error) {
 	c := defaultConfig()

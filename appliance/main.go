@@ -20,6 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/anchor"
+	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/secondopinion"
 	"github.com/chancery-pki/chancery/hsm"
 	"github.com/chancery-pki/chancery/internal/cli"
@@ -62,6 +64,9 @@ func exitCode(err error) error {
 			return cli.WithCode(cli.ExitNoToken, err)
 		}
 	}
+	if is[*anchor.BehindError](err) || is[*anchor.MissingError](err) || is[*anchor.ForeignError](err) || is[*ledger.Alarm](err) {
+		return cli.WithCode(cli.ExitRefused, err)
+	}
 	if p, ok := errors.AsType[*chancery.Problem](err); ok {
 		switch p.Status {
 		case http.StatusBadRequest, http.StatusUnprocessableEntity:
@@ -101,7 +106,7 @@ func (a *app) command() *cobra.Command {
 		return cli.Usage("see: "+c.CommandPath()+" --help", "%v", err)
 	})
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.statusCommand(), a.tokenCommand(), a.nodeCommand(), a.certCommand(),
-		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.auditCommand(), a.witnessCommand(), a.pcrCommand(), a.policyCommand(), a.ekRootsCommand(), a.ekCommand(), a.hsmCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
+		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.anchorCommand(), a.forkCommand(), a.recoverCommand(), a.auditCommand(), a.witnessCommand(), a.pcrCommand(), a.policyCommand(), a.ekRootsCommand(), a.ekCommand(), a.hsmCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
 	strict(root)
 	return root
 }

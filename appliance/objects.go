@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -57,6 +58,9 @@ func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{Use: "status", Short: "Show the coordinator at a glance", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		var s api.Status
 		if err := a.call(c.Context(), "GET", "/v1/status", nil, &s); err != nil {
+			if is[*notRunningError](err) {
+				err = cmp.Or(a.stopped(c.Context()), err)
+			}
 			return err
 		}
 		err := a.out.Print(s, func(w io.Writer) {
@@ -76,6 +80,7 @@ func (a *app) statusCommand() *cobra.Command {
 			fmt.Fprintf(w, "log      %d entries\n", s.LogSize)
 			fmt.Fprintf(w, "CRL      number %d of %s, good until %s, %d revoked, %d bytes\n", s.CRL.Number, stamp(s.CRL.ThisUpdate), stamp(s.CRL.NextUpdate), s.CRL.Revoked, s.CRL.Bytes)
 			fmt.Fprintf(w, "pointer  number %d, expires %s\n", s.Pointer.Seq, stamp(s.Pointer.Expires))
+			fmt.Fprintf(w, "anchor   %s\n", s.Anchor)
 			for _, p := range s.Problems {
 				fmt.Fprintf(w, "problem  %s\n", p)
 			}

@@ -45,7 +45,7 @@ import (
 //	keys PATH NAME...       the object there has these members and no others
 //	let VAR PATH            keep a value of it
 //	mode PERM FILE          compare a file's permissions
-//	chip VAR                make a software TPM and name its device
+//	chip VAR                make a software TPM and name its device, and as VAR_SOCKET its socket
 //	extend DEVICE PCR       extend a PCR of it, as a changed boot does
 //	fetch PATH FILE         what the coordinator serves to nodes under the path
 //	[!] cosign URL PATH KEY... ask a witness about the log that the coordinator serves under the path
@@ -104,6 +104,7 @@ func chip(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { p.Stop() })
 	ts.Setenv(args[0], p.Device())
+	ts.Setenv(args[0]+"_SOCKET", p.Socket())
 }
 
 func extend(ts *testscript.TestScript, neg bool, args []string) {

@@ -67,6 +67,11 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err := pointer.Verify(pointer.FleetID()); err != nil {
 		return fmt.Errorf("the stored pointer record: %w", err)
 	}
+	keeper, err := openAnchor(ctx, a.data.anchor(&config), st, pointer, logger)
+	if err != nil {
+		return err
+	}
+	defer keeper.Close()
 	tokens, err := a.openKeys(ctx, &config, pointer, logger)
 	if err != nil {
 		return err
@@ -85,7 +90,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return cli.Usage("chancery witness show prints the keys", "%s: [[witness]]: %v", a.data.config(), err)
 	}
-	l, err := ledger.Open(ctx, ledger.Config{Witnesses: cosigners, WitnessWait: time.Duration(config.WitnessWait), Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), DNSSuffix: config.DNSSuffix, Now: time.Now, Logger: logger})
+	l, err := ledger.Open(ctx, ledger.Config{Witnesses: cosigners, WitnessWait: time.Duration(config.WitnessWait), Store: st, Signer: ca, Pointer: pointer, CRLLife: time.Duration(config.CRLLife), DNSSuffix: config.DNSSuffix, Anchor: keeper.Note, Now: time.Now, Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -116,7 +121,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	verifier := chancery.NewVerifier(chancery.Trust{Pointer: pointer, CRL: l.CRL()})
 	node := &api.Node{Authority: auth, Ledger: l, Pointer: pointer, Verifier: verifier, X509: x509, Rate: config.EnrollRate, Now: time.Now, Logger: logger}
-	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, X509: x509, Started: time.Now(), Now: time.Now, Logger: logger, Tokens: tokens.Status,
+	admin := &api.Admin{Authority: auth, Ledger: l, Store: st, Pointer: pointer, X509: x509, Started: time.Now(), Now: time.Now, Logger: logger, Tokens: tokens.Status, Anchor: keeper,
 		KeepPolicy: func(text []byte) error { return durable.WriteFile(a.data.policy(), text) }}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -124,6 +129,14 @@ func (a *app) serve(ctx context.Context) (err error) {
 	g.Go(func() error { return a.serveOperators(ctx, &config, admin, logger) })
 	g.Go(func() error { return heartbeat(ctx, l, auth, time.Duration(config.Heartbeat), logger) })
 	g.Go(func() error { return follow(ctx, l, verifier, logger) })
+	g.Go(func() error {
+		select {
+		case <-l.Halted():
+			return l.Err()
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	logger.Info("serving", "nodes", config.Listen, "operators", a.data.socket(), "pin", pointer.FleetID().Pin(), "log_size", l.Size(), "crl", l.CRL().Head().Number)
 	daemon.SdNotify(false, daemon.SdNotifyReady) // of no interest to anybody but systemd
 	return g.Wait()

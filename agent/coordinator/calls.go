@@ -54,6 +54,13 @@ func (c *Conn) Attest(ctx context.Context, r *chancery.AttestRequest) (*chancery
 	return call[chancery.AttestAnswer](ctx, c, http.MethodPost, "/v1/attest", r)
 }
 
+// Show tells the coordinator what the node holds, because it is something else
+// than the coordinator has.
+func (c *Conn) Show(ctx context.Context, s *chancery.Shown) error {
+	_, err := c.do(ctx, http.MethodPost, "/v1/shown", nil, s, maxJSON)
+	return err
+}
+
 // Announce tells the coordinator where this node listens. The connection must
 // have been dialled with the node's identity.
 func (c *Conn) Announce(ctx context.Context, address string) error {

@@ -93,7 +93,9 @@ func (a *agent) fetchCRL(ctx context.Context) error {
 	return a.updateCRL(ctx, conn, 0)
 }
 
-// updateCRL asks once. A delta that does not fit is followed by the full list.
+// updateCRL asks once. A delta that does not fit is followed by the full list. A
+// coordinator that has an older list than the node, or another one, is shown the
+// node's.
 func (a *agent) updateCRL(ctx context.Context, conn *coordinator.Conn, wait time.Duration) error {
 	a.heedAlarms()
 	list, attest, err := conn.CRL(ctx, a.crlNumber(), wait)
@@ -107,12 +109,24 @@ func (a *agent) updateCRL(ctx context.Context, conn *coordinator.Conn, wait time
 		return err
 	}
 	err = a.takeCRL(list)
-	if errors.Is(err, chancery.ErrCRLGap) {
+	// A delta may also start from another list of the number that is held.
+	if errors.Is(err, chancery.ErrCRLGap) || errors.Is(err, chancery.ErrCRLBody) {
 		if list, _, err = conn.CRL(ctx, 0, 0); err == nil {
 			err = a.takeCRL(list)
 		}
 	}
+	if crl := a.verifier.Trust().CRL; crl != nil && (errors.Is(err, chancery.ErrCRLRollback) || errors.Is(err, chancery.ErrCRLFork)) {
+		a.tell(ctx, conn, &chancery.Shown{CRLHead: crl.Head().Marshal()})
+	}
 	return err
+}
+
+// tell tells a coordinator that is not the newest one, or not the only one, so:
+// its database may have been put back.
+func (a *agent) tell(ctx context.Context, conn *coordinator.Conn, s *chancery.Shown) {
+	if err := conn.Show(ctx, s); err != nil {
+		a.Logger.Debug("the coordinator was not told", "error", err)
+	}
 }
 
 // takeCRL has the verifier judge a list, saves it, and cuts the sessions of

@@ -64,6 +64,12 @@ func (a *agent) refreshPointer(ctx context.Context) {
 			a.succeed(topicPointer)
 			return
 		}
+		if errors.Is(err, chancery.ErrPointerRollback) || errors.Is(err, chancery.ErrPointerFork) {
+			if conn, err := coordinator.Dial(ctx, held, nil); err == nil {
+				a.tell(ctx, conn, &chancery.Shown{Pointer: held.Marshal()})
+				conn.Close()
+			}
+		}
 		failed = append(failed, err)
 	}
 	a.fail(topicPointer, errors.Join(failed...))

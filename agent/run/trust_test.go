@@ -60,6 +60,7 @@ func TestBadCRL(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.Misbehave(testcoordinator.Faults{CRL: func(uint64) []byte { return test.list }})
+			before := len(c.Shown())
 			if err := a.fetchCRL(t.Context()); err == nil || test.want != nil && !errors.Is(err, test.want) {
 				t.Errorf("%v, want %v", err, test.want)
 			} else if test.want != nil && !crlError(err) {
@@ -67,6 +68,14 @@ func TestBadCRL(t *testing.T) {
 			}
 			if a.crlNumber() != 2 || !bytes.Equal(onDisk(t, m, "crl"), held) {
 				t.Errorf("list %d is held", a.crlNumber())
+			}
+			// A coordinator that says something else, or less, is shown what the
+			// node holds; one whose list is no list is not.
+			shown := c.Shown()[before:]
+			if contradicts := test.want == chancery.ErrCRLRollback || test.want == chancery.ErrCRLFork; contradicts != (len(shown) == 1) {
+				t.Errorf("%d heads were shown", len(shown))
+			} else if contradicts && !bytes.Equal(shown[0].CRLHead, c.CRL(2).Head().Marshal()) {
+				t.Error("another head was shown than that of the list held")
 			}
 		})
 	}
@@ -214,7 +223,12 @@ func TestBadPointer(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.Misbehave(testcoordinator.Faults{Pointer: func([]byte) []byte { return test.serves }})
+			before := len(c.Shown())
 			a.refreshPointer(t.Context())
+			shown := c.Shown()[before:]
+			if contradicts := test.want == chancery.ErrPointerRollback || test.want == chancery.ErrPointerFork; contradicts != (len(shown) == 1 && bytes.Equal(shown[0].Pointer, held)) {
+				t.Errorf("%d records were shown", len(shown))
+			}
 			if p := a.status().Problems[topicPointer]; !bytes.Contains([]byte(p), []byte(test.want.Error())) {
 				t.Errorf("problem %q, want %v", p, test.want)
 			}

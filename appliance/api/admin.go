@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/anchor"
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/evidence"
 	"github.com/chancery-pki/chancery/appliance/issuer"
@@ -27,6 +28,7 @@ type Admin struct {
 	Pointer   *chancery.Pointer
 	X509      *issuer.Issuer      // nil if the fleet has none
 	Tokens    func() []hsm.Status // the PKCS#11 tokens
+	Anchor    *anchor.Keeper
 	// KeepPolicy puts a policy where the next start finds it.
 	KeepPolicy func([]byte) error
 	Started    time.Time
@@ -90,6 +92,7 @@ type Status struct {
 		Seq     uint64    `json:"seq"`
 		Expires time.Time `json:"expires"`
 	} `json:"pointer"`
+	Anchor   string   `json:"anchor" doc:"where it is noted how far the database has come"`
 	Problems []string `json:"problems" doc:"what needs attention; empty is good"`
 }
 

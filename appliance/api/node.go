@@ -40,6 +40,8 @@ const (
 	// maxSubmission is above a submission with an event log of 512 KiB, several
 	// times what machines have.
 	maxSubmission = 768 << 10
+	// maxShown is above the longest head and the longest pointer record, in base64.
+	maxShown = 192 << 10
 	// maxInFlight bounds the enrolments under way; more are asked to wait.
 	maxInFlight = 512
 	// bodyTime is how long a request may take to arrive, of a node far away too.
@@ -171,6 +173,21 @@ func NewNode(n *Node) http.Handler {
 		}
 		return &attestOut{*a}, nil
 	}), enrolment, func(o *huma.Operation) { o.MaxBodyBytes = maxSubmission })
+
+	// Whoever holds something else than the coordinator has shows it. It proves
+	// itself, so anybody may.
+	type shownIn struct{ Body chancery.Shown }
+	huma.Post(api, "/v1/shown", handle(n.Logger, func(ctx context.Context, in *shownIn) (*struct{}, error) {
+		for _, b := range [][]byte{in.Body.CRLHead, in.Body.Pointer} {
+			if len(b) == 0 {
+				continue
+			}
+			if err := n.Ledger.Shown(ctx, b); err != nil {
+				return nil, &problem{chancery.Problem{Title: "Bad Request", Status: 400, Detail: err.Error(), Code: "malformed"}}
+			}
+		}
+		return nil, nil
+	}), enrolment, func(o *huma.Operation) { o.MaxBodyBytes = maxShown })
 
 	type addressIn struct{ Body chancery.Address }
 	huma.Put(api, "/v1/address", handle(n.Logger, func(ctx context.Context, in *addressIn) (*struct{}, error) {

@@ -69,6 +69,10 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 	if a.X509 == nil && !a.Pointer.X509Issuer.IsZero() {
 		s.Problems = append(s.Problems, "no token had the X.509 issuer's key at the start: there is no X.509 CRL")
 	}
+	s.Anchor = a.Anchor.Place()
+	if p := a.Anchor.Problem(); p != "" {
+		s.Problems = append(s.Problems, p)
+	}
 	if left := a.Pointer.Expires.Sub(now); left < 30*24*time.Hour {
 		s.Problems = append(s.Problems, fmt.Sprintf("pointer record expires %s", a.Pointer.Expires.Format(time.RFC3339)))
 	}

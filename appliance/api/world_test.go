@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/anchor"
 	"github.com/chancery-pki/chancery/appliance/api"
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
@@ -73,7 +74,13 @@ func newWorld(t *testing.T, edit ...func(*api.Node)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	keeper, err := anchor.Open(anchor.At(filepath.Join(t.TempDir(), "anchor")), &anchor.Mark{}, false, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(keeper.Close)
 	admin := &api.Admin{
+		Anchor:    keeper,
 		Authority: w.Authority, Ledger: w.Ledger, Store: w.Store, Pointer: w.Pointer, Started: w.Clock.Now(), Now: w.Clock.Now, Logger: logger,
 		Tokens: func() []hsm.Status {
 			return []hsm.Status{{State: hsm.Up, Info: hsm.Info{Label: "test", Simulator: true}}}

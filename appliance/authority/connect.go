@@ -277,14 +277,16 @@ func (c *connection) known(ctx context.Context) (known bool, err error) {
 		if node.Held != "" {
 			return refuse(403, "held", "an operator looks at it and runs: chancery node release "+node.Name, "%s is held: %s", node.Name, node.Held)
 		}
-		entries, err := tx.EntriesOf(c.a.Ledger.Log(), node.ID)
-		if err != nil {
-			return err
-		}
 		var last time.Time
-		for _, e := range entries {
-			if e.NotAfter.After(last) {
-				last = e.NotAfter
+		for _, log := range c.a.Ledger.Logs() {
+			entries, err := tx.EntriesOf(log, node.ID)
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				if e.NotAfter.After(last) {
+					last = e.NotAfter
+				}
 			}
 		}
 		if c.a.Now().After(last.Add(c.a.ReattestWindow)) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/anchor"
 	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
@@ -266,27 +267,11 @@ func (l *Ledger) list(ctx context.Context) (finish, error) {
 		if previous != nil && now.Before(previous.Head().ThisUpdate) {
 			now = previous.Head().ThisUpdate // a clock set back does not make an older list
 		}
-		// Only the loop appends, so the size cannot move under the set.
-		size, err := tx.LogSize(l.log)
+		sets, err := l.revoked(tx, previous, now)
 		if err != nil {
 			return err
 		}
-		from := uint64(0)
-		if previous != nil {
-			for _, known := range previous.Head().Logs {
-				if known.CA == l.ca && known.Log == l.logNo {
-					from = known.First
-				}
-			}
-		}
-		set := chancery.RevokedSet{CA: l.ca, Log: l.logNo, Size: size}
-		if set.First, err = tx.FirstLive(l.log, from, size, now); err != nil {
-			return err
-		}
-		if set.Indexes, err = tx.RevokedFrom(l.log, set.First); err != nil {
-			return err
-		}
-		if next, err = chancery.NextCRL(previous, []chancery.RevokedSet{set}, now, now.Add(l.CRLLife)); err != nil {
+		if next, err = chancery.NextCRL(previous, sets, now, now.Add(l.CRLLife)); err != nil {
 			return err
 		}
 		return tx.InsertCRL(&store.CRL{Number: next.Head().Number, List: next.Marshal()})
@@ -297,6 +282,41 @@ func (l *Ledger) list(ctx context.Context) (finish, error) {
 	return l.signCRL(ctx, next)
 }
 
+// revoked returns what the next list says of each log of the CA key. Only the
+// loop appends, so no size can move under its set.
+func (l *Ledger) revoked(tx *store.Tx, previous *chancery.CRL, now time.Time) (sets []chancery.RevokedSet, err error) {
+	known := map[uint16]chancery.CRLLog{}
+	if previous != nil {
+		for _, log := range previous.Head().Logs {
+			if log.CA == l.ca {
+				known[log.Log] = log
+			}
+		}
+	}
+	for _, log := range l.Logs() {
+		set := chancery.RevokedSet{CA: l.ca, Log: log.Number}
+		if set.Size, err = tx.LogSize(log); err != nil {
+			return nil, err
+		}
+		if set.First, err = tx.FirstLive(log, known[log.Number].First, set.Size, now); err != nil {
+			return nil, err
+		}
+		if set.Indexes, err = tx.RevokedFrom(log, set.First); err != nil {
+			return nil, err
+		}
+		if log != l.log {
+			// Of a log that ended with a recovery, beyond what is stored nothing
+			// is good.
+			set.Size = max(set.Size, known[log.Number].Size)
+			if set.First == set.Size {
+				continue // all of it has expired
+			}
+		}
+		sets = append(sets, set)
+	}
+	return sets, nil
+}
+
 func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) (finish, error) {
 	sig, err := l.sign(ctx, c.Head())
 	if err != nil {
@@ -304,8 +324,18 @@ func (l *Ledger) signCRL(ctx context.Context, c *chancery.CRL) (finish, error) {
 	}
 	c.Sign(sig)
 	return func() error {
-		if err := l.commit(ctx, func(tx *store.Tx) error { return tx.SignCRL(c.Head().Number, sig) }); err != nil {
+		var mark *anchor.Mark
+		err := l.commit(ctx, func(tx *store.Tx) (err error) {
+			if mark, err = MarkOf(tx, l.Pointer); err != nil {
+				return err
+			}
+			return tx.SignCRL(c.Head().Number, sig)
+		})
+		if err != nil {
 			return err
+		}
+		if l.Anchor != nil {
+			l.Anchor(mark)
 		}
 		l.setCRL(c)
 		return nil

@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/anchor"
 	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/logs"
 	"github.com/chancery-pki/chancery/appliance/store"
@@ -48,8 +49,8 @@ import (
 	"github.com/chancery-pki/chancery/merkle"
 )
 
-// A Config says what a ledger works on. All fields but DNSSuffix and those about
-// witnesses are required.
+// A Config says what a ledger works on. All fields but DNSSuffix, Anchor and
+// those about witnesses are required.
 type Config struct {
 	Store   *store.Store
 	Signer  chancery.Signer // CA:SK, the pointer record's current key
@@ -64,6 +65,10 @@ type Config struct {
 	// a checkpoint.
 	Witnesses   *witnesses.Set
 	WitnessWait time.Duration
+
+	// Anchor is told how far the database has come, before a list is shown to
+	// anybody. Nil is nobody.
+	Anchor func(*anchor.Mark)
 
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -88,6 +93,8 @@ type Ledger struct {
 	recent  []*chancery.CRL // the lists before current that deltas start from
 	changed chan struct{}   // closed when current is replaced
 	updates *updates        // to current
+	alarm   *Alarm          // that has stopped the loop
+	halted  chan struct{}   // closed then
 
 	entries lockedTree // over the issuance log's entries, which the loop appends
 	deeds   lockedTree // over the audit log's, as far as a checkpoint went
@@ -104,7 +111,8 @@ type Ledger struct {
 var ErrClosed = errors.New("ledger: closed")
 
 // Open loads the log, signs what was left unsigned, makes the first CRL if
-// there is none, and starts the loop. It waits for the token.
+// there is none, and starts the loop. It waits for the token. The error is an
+// [*Alarm] while one stands.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
 	current := c.Pointer.Current()
 	if !current.Key.Equal(c.Signer.PublicKey()) {
@@ -118,6 +126,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		log:     store.Log{CA: current.ID.String(), Number: current.Log()},
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
+		halted:  make(chan struct{}),
 		done:    make(chan struct{}),
 	}
 	rules := lint.RulesOf(c.Pointer)
@@ -128,6 +137,16 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	}
 	if err := l.public(); err != nil {
 		return nil, err
+	}
+	err = c.Store.View(ctx, func(tx *store.Tx) (err error) {
+		l.alarm, err = StoredAlarm(tx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if l.alarm != nil {
+		return nil, l.alarm
 	}
 	if err := l.load(ctx); err != nil {
 		return nil, err
@@ -300,6 +319,15 @@ func (l *Ledger) setCRL(c *chancery.CRL) {
 
 // Log names the current log.
 func (l *Ledger) Log() store.Log { return l.log }
+
+// Logs names all logs of the CA key, the current one last: the others ended, each
+// with a recovery.
+func (l *Ledger) Logs() (all []store.Log) {
+	for _, n := range l.Pointer.Current().Logs {
+		all = append(all, store.Log{CA: l.log.CA, Number: n})
+	}
+	return all
+}
 
 // Size returns how many entries the log has.
 func (l *Ledger) Size() uint64 { return l.entries.size() }

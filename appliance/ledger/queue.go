@@ -134,7 +134,7 @@ func wait[T any](ctx context.Context, l *Ledger, done <-chan T) (v T, err error)
 		case v = <-done: // answered while closing
 			return v, nil
 		default:
-			return v, ErrClosed
+			return v, l.closedErr()
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/anchor"
 	"github.com/chancery-pki/chancery/appliance/internal/appliancetest"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/store"
@@ -37,6 +38,7 @@ type world struct {
 	store   *store.Store
 	holder  *appliancetest.Holder
 	names   atomic.Int64
+	anchor  func(*anchor.Mark) // nil: nobody
 }
 
 // newWorld makes a ledger whose CA:SK is in memory.
@@ -65,7 +67,7 @@ func newKey(t testing.TB) *fleet.Key {
 }
 
 func (w *world) config() ledger.Config {
-	return ledger.Config{Store: w.store, Signer: w.signer, Pointer: w.pointer, CRLLife: crlLife, Now: w.clock.Now, Logger: slog.New(slog.DiscardHandler)}
+	return ledger.Config{Store: w.store, Signer: w.signer, Pointer: w.pointer, CRLLife: crlLife, Anchor: w.anchor, Now: w.clock.Now, Logger: slog.New(slog.DiscardHandler)}
 }
 
 func (w *world) open() {

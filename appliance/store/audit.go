@@ -33,6 +33,12 @@ func (t *Tx) AuditLeaves(ca string, from uint64) ([]merkle.Hash, error) {
 	})
 }
 
+// AuditSize returns how many entries the audit log of a CA key has.
+func (t *Tx) AuditSize(ca string) (size uint64, err error) {
+	err = t.row(`SELECT COALESCE(MAX(idx) + 1, 0) FROM audit WHERE ca = ?`, []any{ca}, &size)
+	return size, err
+}
+
 // InsertAuditCheckpoint fixes a checkpoint of an audit log.
 func (t *Tx) InsertAuditCheckpoint(ca string, c *Checkpoint) error {
 	return t.exec(`INSERT INTO audit_checkpoints (ca, size, root, at) VALUES (?, ?, ?, ?)`, ca, int64(c.Size), c.Root[:], c.At.Unix())

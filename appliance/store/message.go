@@ -149,11 +149,28 @@ func (t *Tx) SignCRL(number uint64, sig chancery.Signature) error {
 	return t.exec(`UPDATE crls SET signature = ? WHERE number = ? AND signature IS NULL`, []byte(sig), int64(number))
 }
 
+// ReplaceCRLs drops all lists for a signed one that came from elsewhere.
+func (t *Tx) ReplaceCRLs(c *CRL) error {
+	if _, err := t.execAny(`DELETE FROM crls`); err != nil {
+		return err
+	}
+	if err := t.InsertCRL(c); err != nil {
+		return err
+	}
+	return t.SignCRL(c.Number, c.Signature)
+}
+
 // CRLs returns the lists that are kept, in ascending order.
 func (t *Tx) CRLs() ([]CRL, error) {
 	return all(t, `SELECT number, list, signature FROM crls ORDER BY number`, nil, func(r *sql.Rows) (c CRL, err error) {
 		return c, r.Scan(&c.Number, &c.List, (*[]byte)(&c.Signature))
 	})
+}
+
+// CRLNumber returns the number of the newest list, signed or not; 0 for none.
+func (t *Tx) CRLNumber() (number uint64, err error) {
+	err = t.row(`SELECT COALESCE(MAX(number), 0) FROM crls`, nil, &number)
+	return number, err
 }
 
 // InsertPointer stores a signed pointer record.
@@ -165,6 +182,15 @@ func (t *Tx) InsertPointer(p *chancery.Pointer) error {
 func (t *Tx) Pointer() (*chancery.Pointer, error) {
 	var b []byte
 	if err := t.row(`SELECT record FROM pointers ORDER BY seq DESC LIMIT 1`, nil, &b); err != nil {
+		return nil, err
+	}
+	return chancery.ParsePointer(b)
+}
+
+// PointerAt returns the pointer record of a sequence number.
+func (t *Tx) PointerAt(seq uint64) (*chancery.Pointer, error) {
+	var b []byte
+	if err := t.row(`SELECT record FROM pointers WHERE seq = ?`, []any{int64(seq)}, &b); err != nil {
 		return nil, err
 	}
 	return chancery.ParsePointer(b)

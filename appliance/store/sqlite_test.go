@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"database/sql"
 	"errors"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -125,4 +126,53 @@ func scalar(t *testing.T, n int64) chancery.PublicKey {
 		t.Fatal(err)
 	}
 	return key
+}
+
+// Look reads beside a writer, changes nothing, and makes no file.
+func TestLook(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "store.db")
+	read := func(s *store.Store) (v []byte, err error) {
+		return v, s.View(t.Context(), func(tx *store.Tx) (err error) {
+			v, err = tx.Setting("x")
+			return err
+		})
+	}
+	missing, err := store.Look(file)
+	if err == nil {
+		_, err = read(missing)
+		missing.Close()
+	}
+	if err == nil {
+		t.Error("a file that is not there was read")
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file was made: %v", err)
+	}
+	writer, err := store.Open(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	set := func(s *store.Store, v string) error {
+		return s.Update(t.Context(), func(tx *store.Tx) error { return tx.SetSetting("x", []byte(v)) })
+	}
+	if err := set(writer, "1"); err != nil {
+		t.Fatal(err)
+	}
+	beside, err := store.Look(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer beside.Close()
+	for _, want := range []string{"1", "2"} {
+		if v, err := read(beside); err != nil || string(v) != want {
+			t.Errorf("read %q, %v; want %q", v, err, want)
+		}
+		if set(beside, "3") == nil {
+			t.Error("who looks has written")
+		}
+		if err := set(writer, "2"); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -56,8 +56,7 @@ func Open(ctx context.Context, file string) (*Store, error) {
 	// FULL: a commit is on the disk when it returns, also after a power cut. The
 	// writer has 16 MB for pages and moves the log into the database when it has
 	// 64 MB: inserts with random keys touch the same pages often.
-	dsn := "file:" + (&url.URL{Path: file}).EscapedPath() +
-		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)"
+	dsn := uri(file) + "&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
 	write, err := sql.Open("sqlite", dsn+"&_txlock=immediate&_pragma=cache_size(-16384)&_pragma=wal_autocheckpoint(16384)")
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
@@ -75,6 +74,22 @@ func Open(ctx context.Context, file string) (*Store, error) {
 		return nil, fmt.Errorf("store: %s: %w", file, err)
 	}
 	return s, nil
+}
+
+// Look opens a database for reading, beside whoever works on it. It makes
+// nothing and migrates nothing: a file that is not there is an error, and so may
+// be a look at what an older version made.
+func Look(file string) (*Store, error) {
+	db, err := sql.Open("sqlite", uri(file)+"&mode=rw&_pragma=query_only(1)")
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	only := &statements{db: db, m: map[string]*sql.Stmt{}}
+	return &Store{&writer{statements: only}, only}, nil
+}
+
+func uri(file string) string {
+	return "file:" + (&url.URL{Path: file}).EscapedPath() + "?_pragma=busy_timeout(10000)"
 }
 
 func (s *Store) migrate(ctx context.Context) error {
@@ -285,4 +300,9 @@ func (t *Tx) Setting(name string) (v []byte, err error) {
 // SetSetting stores a named value.
 func (t *Tx) SetSetting(name string, v []byte) error {
 	return t.exec(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, v)
+}
+
+// DeleteSetting removes a named value.
+func (t *Tx) DeleteSetting(name string) error {
+	return t.exec(`DELETE FROM settings WHERE name = ?`, name)
 }

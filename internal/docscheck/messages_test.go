@@ -28,6 +28,7 @@ var messages = map[string]any{
 	"AttestRequest":     chancery.AttestRequest{},
 	"AttestAnswer":      chancery.AttestAnswer{},
 	"IncrementRecord":   chancery.IncrementRecord{},
+	"Shown":             chancery.Shown{},
 }
 
 // Each message's table has its fields, in their order, and no others.

@@ -22,6 +22,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -63,6 +64,7 @@ type Coordinator struct {
 	intakes   map[string]*intake
 	nodes     map[chancery.NodeID]*node
 	addresses map[string]string
+	shown     []chancery.Shown
 	faults    Faults
 	calls     map[string]int
 }
@@ -179,6 +181,24 @@ func (c *Coordinator) Calls(route string) int {
 	return c.calls[route]
 }
 
+// Shown returns what nodes have shown.
+func (c *Coordinator) Shown() []chancery.Shown {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.shown)
+}
+
+func (c *Coordinator) takeShown(r *http.Request) (any, error) {
+	s, err := read[chancery.Shown](r)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shown = append(c.shown, *s)
+	return nil, nil
+}
+
 // Address returns where a node said that it listens.
 func (c *Coordinator) Address(name string) string {
 	c.mu.Lock()
@@ -202,6 +222,7 @@ func (c *Coordinator) serve(l net.Listener) {
 		"GET /v1/crl":                       c.serveCRL,
 		"POST /v1/reseal":                   c.reseal,
 		"POST /v1/attest":                   c.attest,
+		"POST /v1/shown":                    c.takeShown,
 		"PUT /v1/address":                   c.putAddress,
 		"GET /v1/address/{name}":            c.getAddress,
 		"GET /.well-known/chancery/pointer": c.servePointer,
