@@ -31,7 +31,7 @@ it should be is left as it is. The agent must not be running.`,
 			}
 			defer dir.Close()
 			if !yes {
-				if err := cli.Confirm(c.Context(), "trust the state directory "+f.state+" again, with the coordinator's newest CRL"); err != nil {
+				if err := cli.Confirm(c.Context(), c.InOrStdin(), "trust the state directory "+f.state+" again, with the coordinator's newest CRL"); err != nil {
 					return err
 				}
 			}

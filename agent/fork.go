@@ -92,7 +92,7 @@ least two numbers further.`,
 			}
 			defer dir.Close()
 			if !yes {
-				if err := cli.Confirm(c.Context(), "accept peers again, and forget the evidence of a fork"); err != nil {
+				if err := cli.Confirm(c.Context(), c.InOrStdin(), "accept peers again, and forget the evidence of a fork"); err != nil {
 					return err
 				}
 			}

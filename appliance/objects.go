@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"fmt"
@@ -241,22 +240,5 @@ func (a *app) refuseCommand() *cobra.Command {
 	return c
 }
 
-// confirm asks on the terminal; the answer is no unless it is yes.
-func confirm(ctx context.Context, what string) error { return confirmOn(ctx, os.Stdin, what) }
-
-func confirmOn(ctx context.Context, in io.Reader, what string) error {
-	fmt.Fprintf(os.Stderr, "This will %s. Continue? [y/N] ", what)
-	answered := make(chan string, 1)
-	go func() {
-		line, _ := bufio.NewReader(in).ReadString('\n')
-		answered <- strings.ToLower(strings.TrimSpace(line))
-	}()
-	select {
-	case answer := <-answered:
-		if answer == "y" || answer == "yes" {
-			return nil
-		}
-	case <-ctx.Done(): // an interrupt is a no
-	}
-	return cli.Failure("--yes does not ask", "nothing was changed")
-}
+// confirm asks on standard input.
+func confirm(ctx context.Context, what string) error { return cli.Confirm(ctx, os.Stdin, what) }

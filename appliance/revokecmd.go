@@ -172,7 +172,7 @@ func (r *revokeCommand) confirm(ctx context.Context, would *api.RevokeOutput, si
 		return cli.Failure("--yes does not ask", "this would %s, and there is no terminal to ask on; nothing was changed", what)
 	}
 	defer tty.Close()
-	return confirmOn(ctx, tty, what)
+	return cli.Confirm(ctx, tty, what)
 }
 
 func amount(o *api.RevokeOutput) string {

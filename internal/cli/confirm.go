@@ -4,17 +4,18 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 )
 
-// Confirm asks on the terminal whether to do what: "This will WHAT. Continue?".
-// The answer is no unless it is yes.
-func Confirm(ctx context.Context, what string) error {
+// Confirm asks whether to do what, as in "This will WHAT. Continue?", and reads
+// the answer from in, a terminal. It is no unless it is yes.
+func Confirm(ctx context.Context, in io.Reader, what string) error {
 	fmt.Fprintf(os.Stderr, "This will %s. Continue? [y/N] ", what)
 	answered := make(chan string, 1)
 	go func() {
-		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		line, _ := bufio.NewReader(in).ReadString('\n')
 		answered <- strings.ToLower(strings.TrimSpace(line))
 	}()
 	select {
