@@ -477,3 +477,24 @@ func TestHTTP2(t *testing.T) {
 		t.Errorf("100 requests over %d connections", n)
 	}
 }
+
+// A program that has said all and is gone before the answer has ended leaves
+// nothing behind: neither the session that its connection was carried over, nor
+// a connection in the list.
+func TestGoneBeforeTheEnd(t *testing.T) {
+	said, end := make(chan struct{}), make(chan struct{})
+	w := newWorld(t, options{target: serve(t, func(c net.Conn) {
+		io.Copy(io.Discard, c) // all of it, and then there is silence
+		close(said)
+		<-end
+	})})
+	c := w.dial()
+	if err := errors.Join(c.CloseWrite(), c.SetLinger(0)); err != nil {
+		t.Fatal(err)
+	}
+	<-said
+	c.Close()
+	close(end)
+	eventually(t, "both ends of the session are gone", func() bool { return w.web.Stats().Live+w.db.Stats().Live == 0 })
+	eventually(t, "no connection is carried", func() bool { return len(w.front.Connections())+len(w.back.Connections()) == 0 })
+}

@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -44,36 +45,52 @@ type pipe struct {
 
 	last  atomic.Int64 // when something moved, since begin
 	begin time.Time
+	timer *time.Timer  // of idle, or nil
+	open  atomic.Int32 // directions
+	done  func(error)
 	ended sync.Once
 	err   error // why; set before the streams are closed
 }
 
-// run returns when both directions have ended, or one of them has failed. A
-// stream that ends is half closed at the other side, so that what comes back
-// still arrives; a failure resets both, so that nobody takes what he has for
-// all there was.
-func (p *pipe) run() error {
-	p.begin = time.Now()
+// start carries both directions, and calls done when both have ended. A stream
+// that ends is half closed at the other side, so that what comes back still
+// arrives; a failure resets both, so that nobody takes what he has for all there
+// was.
+//
+// Nobody waits for the two goroutines: a stack on which there was a handshake
+// stays as large as that, and connections wait by the thousand.
+func (p *pipe) start(done func(error)) {
+	p.begin, p.done = time.Now(), done
 	if p.idle > 0 {
-		var timer *time.Timer
-		timer = time.AfterFunc(p.idle, func() {
-			if left := p.idle - time.Since(p.begin) + time.Duration(p.last.Load()); left > 0 {
-				timer.Reset(left)
-				return
-			}
-			p.abort(ErrIdle)
-		})
-		defer timer.Stop()
+		p.timer = time.AfterFunc(math.MaxInt64, p.checkIdle) // which sets it again, so it must be there
+		p.timer.Reset(p.idle)
 	}
-	back := make(chan error, 1)
-	go func() { back <- p.copy(p.a, p.b, &p.ba) }()
-	err := p.copy(p.b, p.a, &p.ab)
-	err = errors.Join(err, <-back)
-	p.end(err)
-	if p.err == nil {
-		return errors.Join(p.a.Close(), p.b.Close())
+	p.open.Store(2)
+	go p.direction(p.a, p.b, &p.ba)
+	go p.direction(p.b, p.a, &p.ab)
+}
+
+func (p *pipe) checkIdle() {
+	if left := p.idle - time.Since(p.begin) + time.Duration(p.last.Load()); left > 0 {
+		p.timer.Reset(left)
+		return
 	}
-	return p.err
+	p.abort(ErrIdle)
+}
+
+// direction carries one direction; the second one to end is the pipe's end.
+func (p *pipe) direction(dst, src stream, moved *atomic.Uint64) {
+	if err := p.copy(dst, src, moved); err != nil {
+		p.abort(err)
+	}
+	if p.open.Add(-1) > 0 {
+		return
+	}
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.end(errors.Join(p.a.Close(), p.b.Close())) // to no effect after an abort
+	p.done(p.err)
 }
 
 // end notes why the pipe ended, the first time.
@@ -117,7 +134,6 @@ func (p *pipe) copy(dst, src stream, moved *atomic.Uint64) error {
 			p.last.Store(int64(time.Since(p.begin)))
 			moved.Add(uint64(n))
 			if _, err := dst.Write(buf[:n]); err != nil {
-				p.abort(err)
 				return err
 			}
 		}
@@ -125,7 +141,6 @@ func (p *pipe) copy(dst, src stream, moved *atomic.Uint64) error {
 		case err == io.EOF:
 			return dst.CloseWrite()
 		case err != nil:
-			p.abort(err)
 			return err
 		case n == len(buf) && large == nil: // there is more
 			large = buffers.Get().(*[flowing]byte)

@@ -187,9 +187,10 @@ func (r *Relay) Run(ctx context.Context) error {
 			reset(in)
 			continue
 		}
-		all.Go(func() {
-			defer func() { <-r.slots }()
-			r.carry(life, in)
+		all.Add(1)
+		go r.carry(life, in, func() {
+			<-r.slots
+			all.Done()
 		})
 	}
 	r.listener.Close()
@@ -207,8 +208,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	return failed
 }
 
-// carry takes one connection to its end.
-func (r *Relay) carry(ctx context.Context, in net.Conn) {
+// carry opens the other side of a connection and has it carried to its end. It
+// calls done at that, or when there is no other side.
+func (r *Relay) carry(ctx context.Context, in net.Conn, done func()) {
 	out, err := r.open(ctx, in)
 	if err != nil {
 		reset(in)
@@ -217,6 +219,7 @@ func (r *Relay) carry(ctx context.Context, in net.Conn) {
 			level = slog.LevelInfo
 		}
 		r.logger.Log(ctx, level, "not connected", "relay", r.what, "from", Describe(in.RemoteAddr()), "error", err)
+		done()
 		return
 	}
 	c := &connection{pipe: pipe{a: in.(stream), b: out.(stream), idle: r.limits.Idle}, opened: time.Now()}
@@ -232,13 +235,15 @@ func (r *Relay) carry(ctx context.Context, in net.Conn) {
 	if !allowed || ctx.Err() != nil {
 		c.abort(ErrStopped)
 	}
-	err = c.run()
-	r.mu.Lock()
-	delete(r.live, c)
-	r.mu.Unlock()
-	if err != nil {
-		r.logger.Debug("connection ended", "relay", r.what, "peer", c.session.Peer().Name, "error", err)
-	}
+	c.start(func(err error) {
+		r.mu.Lock()
+		delete(r.live, c)
+		r.mu.Unlock()
+		if err != nil {
+			r.logger.Debug("connection ended", "relay", r.what, "peer", c.session.Peer().Name, "error", err)
+		}
+		done()
+	})
 }
 
 func (r *Relay) allows(p *chancery.Peer) bool {
