@@ -4,7 +4,7 @@
 BIN := bin
 GO  ?= go
 
-.PHONY: build demo test bench test-full fuzz deps deps-test clean
+.PHONY: build demo test bench test-full fuzz deps deps-test deps-bench clean
 
 build:
 	$(GO) build -o $(BIN)/chancery ./appliance
@@ -26,7 +26,7 @@ test: deps-test
 test-full: test fuzz
 	CHANCERY_FULL=1 $(GO) test -race -timeout 60m ./...
 
-bench: deps-test
+bench: deps-test deps-bench
 	$(GO) run ./benchmarks
 
 # Every fuzz target for FUZZTIME.
@@ -39,6 +39,10 @@ deps:
 
 deps-test:
 	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl nginx p11-kit libnss3 libtpm2-pkcs11-1 tpm2-tools tpm2-openssl postgresql
+
+# Peers of the benchmarks. One that is missing is named as absent.
+deps-bench:
+	-scripts/deps stunnel4 nginx libnginx-mod-stream
 
 clean:
 	rm -rf $(BIN)

@@ -35,7 +35,8 @@ type measure struct {
 var measures = []measure{{"proof", proof}, {"crl-size", crlSize}, {"crl-load", crlLoad}, {"crl-lookup", crlLookup}, {"hsm-sign", signing}, {"hsm-failover", failover},
 	{"evidence-cpu", evidenceCPU}, {"evidence-500", enrolments}, {"agent-memory", memory}, {"tpm-models", models},
 	{"proof-verify", proofVerify}, {"ledger-rate", ledgerRate}, {"ledger-slow-hsm", slowHSM}, {"enrol-https", enrolHTTPS},
-	{"revoke", revocations}, {"push-fan-out", fanOut}, {"push-enforce", enforcement}}
+	{"revoke", revocations}, {"push-fan-out", fanOut}, {"push-enforce", enforcement},
+	{"mesh-handshake", meshHandshake}, {"mesh-tpm", meshTPM}, {"forwarder", forwarder}, {"forwarder-memory", forwarderMemory}, {"forwarder-leak", forwarderLeak}}
 
 // short is for trying a measure out: those that take minutes are smaller, and
 // nothing is written.

@@ -86,8 +86,11 @@ func (w *worker) stop() error {
 
 // work is the worker's main. The rest of the file is in its process.
 func work(role string) error {
-	if role == clerkName {
+	switch role {
+	case clerkName:
 		return clerkWork()
+	case bareName:
+		return bareWork()
 	}
 	if role == listenersName {
 		return listen()
