@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,7 +155,7 @@ func (w *world) certificate(ctx context.Context, serial merkle.Serial) (*chancer
 }
 
 // issue asks for so many certificates at the same time. They are one batch if
-// all of them wait while CA:SK is held.
+// all of them wait while CA:SK is held. They are in the order of the log.
 func (w *world) issue(n int) []*chancery.Certificate {
 	w.t.Helper()
 	certificates := make([]*chancery.Certificate, n)
@@ -169,8 +170,10 @@ func (w *world) issue(n int) []*chancery.Certificate {
 	for range n {
 		if err := <-failed; err != nil {
 			w.t.Error(err)
+			return nil
 		}
 	}
+	slices.SortFunc(certificates, func(a, b *chancery.Certificate) int { return cmp.Compare(a.Serial, b.Serial) })
 	return certificates
 }
 
