@@ -140,7 +140,8 @@ func (o *office) issueAtOnce(g *gate, j *judge, n int) ([]*chancery.Certificate,
 // cachedSubtree compares the N:C check with the verification of a signature.
 // The check is not to be had alone: it is what a verifier takes for a peer
 // beyond parsing N:C and verifying N:S in it, which are timed in turn with it,
-// and the lookup in the CRL is in it.
+// and the lookup in the CRL is in it. A verifier remembers peers, so each is one
+// that it has not seen, or has forgotten.
 func cachedSubtree(o *office, batch []*chancery.Certificate) (r Result, err error) {
 	const n, rounds = 400, 61
 	v, now := chancery.NewVerifier(chancery.Trust{Pointer: o.pointer, CRL: o.ledger.CRL()}), time.Now()
@@ -158,7 +159,7 @@ func cachedSubtree(o *office, batch []*chancery.Certificate) (r Result, err erro
 	}
 	der := sig.ASN1()
 	var checks, signatures []float64
-	for range rounds {
+	for round := range rounds {
 		var took [3]float64
 		for side, run := range []func(int) error{
 			verify,
@@ -178,7 +179,7 @@ func cachedSubtree(o *office, batch []*chancery.Certificate) (r Result, err erro
 		} {
 			start := cpu()
 			for i := range n {
-				if err := run(i); err != nil {
+				if err := run(1 + round*n + i); err != nil {
 					return r, err
 				}
 			}
@@ -188,5 +189,5 @@ func cachedSubtree(o *office, batch []*chancery.Certificate) (r Result, err erro
 	}
 	a, b := median(checks), median(signatures)
 	return Result{ID: "n-c-check-cached", What: fmt.Sprintf("microseconds of the N:C check and the CRL's, out of a batch of %d of which another one was verified", len(batch)),
-		Ours: a, Beside: b, Peer: "ecdsa.VerifyASN1, P-256", Ratio: b / a, Target: ">= 15", Met: b >= 15*a}, nil
+		Ours: a, Beside: b, Peer: "ecdsa.VerifyASN1, P-256", Ratio: b / a, Target: ">= 15", Met: a > 0 && b >= 15*a}, nil
 }
