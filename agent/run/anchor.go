@@ -24,11 +24,13 @@ type reached struct {
 	changed bool // there is more to hold on to than a heartbeat
 }
 
-func (r *reached) crl(number uint64, changed bool) {
+// crl takes the head of a list that is on disk. What lists revoked that did not
+// get there, or that the agent never saw, the head does not tell.
+func (r *reached) crl(h *chancery.CRLHead) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.list = number
-	r.changed = r.changed || changed
+	r.changed = r.changed || h.Revokes() || h.Number != r.list+1
+	r.list = h.Number
 }
 
 func (r *reached) pointer(seq uint64) {

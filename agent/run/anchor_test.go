@@ -98,6 +98,19 @@ func TestAnchorOfWhatIsOnDisk(t *testing.T) {
 	if _, err := a.node().Verify(); err != nil {
 		t.Errorf("the next start is refused: %v", err)
 	}
+
+	// A heartbeat that gets there brings the revocation with it.
+	if err := os.Remove(filepath.Join(m.path, "crl.tmp")); err != nil {
+		t.Fatal(err)
+	}
+	c.Heartbeat()
+	if err := a.fetchCRL(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	clock += anchor.Every
+	if _, err := moving.step(t.Context()); err != nil || a.anchored.Load().CRL != 3 {
+		t.Errorf("list %d is anchored, %v; want 3", a.anchored.Load().CRL, err)
+	}
 }
 
 // The running agent anchors by itself, and says so.

@@ -158,8 +158,7 @@ func (a *agent) takeCRL(list []byte) error {
 		if err := a.dir.SaveCRL(crl); err != nil {
 			return err
 		}
-		step := before != nil && before.Head().Number+1 == crl.Head().Number
-		a.reached.crl(crl.Head().Number, !step || crl.Head().Revokes())
+		a.reached.crl(crl.Head())
 		a.Logger.Debug("CRL", "number", crl.Head().Number, "revoked", crl.Revoked())
 	}
 	return nil
