@@ -22,7 +22,6 @@ var (
 	oidNS        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 32473, 2, 1}
 	oidAssurance = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 32473, 2, 2}
 	oidRoles     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 32473, 2, 3}
-	oidCompanion = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 32473, 2, 4}
 
 	oidCommonName       = asn1.ObjectIdentifier{2, 5, 4, 3}
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
@@ -327,8 +326,6 @@ func (c *Certificate) parseExtensions(list []pkix.Extension) error {
 			ok = c.parseRoles(ext.Value)
 		case ext.Id.Equal(oidAssurance):
 			ok = c.parseAssurance(ext.Value)
-		case ext.Id.Equal(oidCompanion):
-			return fmt.Errorf("%w: it is the log entry of an X.509 certificate", ErrNotNC)
 		}
 		if !ok {
 			return fmt.Errorf("%w: extension %s does not parse", ErrNotNC, ext.Id)

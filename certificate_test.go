@@ -214,13 +214,13 @@ func without(oid asn1.ObjectIdentifier) func([]pkix.Extension) []pkix.Extension 
 	}
 }
 
-// The log entry of an X.509 certificate has the same serial numbers and is
-// under the same signatures. It is never an N:C, also not with an N:S.
-func TestCompanionEntryIsNotANodeCertificate(t *testing.T) {
-	companion := pkix.Extension{Id: oidCompanion, Critical: true, Value: octets(make([]byte, 32))}
+// A log entry of another kind has the same serial numbers and is under the same
+// signatures. It is never an N:C, also not with an N:S.
+func TestOtherEntryIsNotANodeCertificate(t *testing.T) {
+	other := pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 32473, 2, 4}, Critical: true, Value: octets(make([]byte, 32))}
 	for name, change := range map[string]func(list []pkix.Extension) []pkix.Extension{
-		"instead of N:S": func(l []pkix.Extension) []pkix.Extension { *find(l, oidNS) = companion; return l },
-		"beside N:S":     func(l []pkix.Extension) []pkix.Extension { return append(l, companion) },
+		"instead of N:S": func(l []pkix.Extension) []pkix.Extension { *find(l, oidNS) = other; return l },
+		"beside N:S":     func(l []pkix.Extension) []pkix.Extension { return append(l, other) },
 	} {
 		w := newWorld(t)
 		der := w.edit("edge-1", change)

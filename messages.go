@@ -17,6 +17,7 @@ import (
 //	GET  /v1/crl               ?after=NUMBER&wait=SECONDS -> a full CRL or a delta; 204 when there is nothing newer
 //	POST /v1/reseal            ResealRequest -> ResealAnswer
 //	POST /v1/attest            AttestRequest -> AttestAnswer, over a session under the current N:C
+//	POST /v1/x509              X509Request -> X509Answer, over a session under the current N:C
 //	PUT  /v1/address           Address, over a session under the current N:C
 //	GET  /v1/address/{name}    -> Address
 //	GET  /.well-known/chancery/pointer -> the pointer record
@@ -211,6 +212,19 @@ type ApprovalRecord struct {
 type Shown struct {
 	CRLHead []byte `json:"crl_head,omitempty"`
 	Pointer []byte `json:"pointer,omitempty"`
+}
+
+// An X509Request asks for the X.509 certificate that accompanies the N:C of the
+// connection (section 6.8), for software that does not know N:C.
+type X509Request struct {
+	Key []byte `json:"key" doc:"TLS key, DER SubjectPublicKeyInfo"`
+	PoP []byte `json:"pop" doc:"the TLS key's signature over an X509PoP"`
+}
+
+// An X509Answer carries it, and the X.509 issuer's own certificate.
+type X509Answer struct {
+	Certificate []byte `json:"certificate" doc:"DER"`
+	Issuer      []byte `json:"issuer" doc:"DER"`
 }
 
 // An Address is where a node can be dialled: a hint, which nobody trusts.

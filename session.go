@@ -72,26 +72,15 @@ func (s SessionTBS) Certificate(suite Suite, sig Signature) []byte {
 // sessionTBS writes what [NewSession] signs and the verifier rebuilds.
 func sessionTBS(nc *Certificate, serial [16]byte, notBefore, notAfter time.Time, key PublicKey) []byte {
 	subject := commonName(nc.Name)
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.Tag(0).Constructed().ContextSpecific(), func(b *cryptobyte.Builder) { b.AddASN1Uint64(2) })
-		b.AddASN1(cbasn1.INTEGER, func(b *cryptobyte.Builder) { b.AddBytes(serial[:]) })
-		b.AddBytes(nc.NodeKey.Suite().algorithmIdentifier())
-		b.AddBytes(subject)
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addTime(b, notBefore)
-			addTime(b, notAfter)
-		})
-		b.AddBytes(subject)
-		b.AddBytes([]byte(key.spki))
-		b.AddASN1(cbasn1.Tag(3).Constructed().ContextSpecific(), func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addUsageExtensions(b)
-				addExtension(b, oidSubjectAltName, false, nc.subjectAltName())
-			})
-		})
-	})
-	return b.BytesOrPanic()
+	var number cryptobyte.Builder
+	number.AddASN1(cbasn1.INTEGER, func(b *cryptobyte.Builder) { b.AddBytes(serial[:]) })
+	return tbsCertificate{
+		serial: number.BytesOrPanic(), suite: nc.NodeKey.Suite(), issuer: subject, notBefore: notBefore, notAfter: notAfter, subject: subject, key: key,
+		extensions: func(b *cryptobyte.Builder) {
+			addUsageExtensions(b)
+			addExtension(b, oidSubjectAltName, false, nc.subjectAltName())
+		},
+	}.encode()
 }
 
 // addTime writes a Time as RFC 5280 section 4.1.2.5 chooses its form.

@@ -43,6 +43,7 @@ const (
 	labelCeremony  = "ceremony"
 	labelAudit     = "audit"
 	labelAnchor    = "anchor"
+	labelX509PoP   = "x509-pop"
 )
 
 // labelled wraps a body as section 2 says: domain, label, suite, fleet, length.

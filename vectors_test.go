@@ -2,8 +2,10 @@ package chancery
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"maps"
 	"os"
@@ -149,6 +151,11 @@ func makeVectors(t *testing.T) vectors {
 	w.publish()
 	session := w.newSession(nc)
 	out("session certificate of edge-1", session.certificate)
+	tls := key("TLS key", newKey("tls key"))
+	signed("X.509 pop", tls, X509PoP{tls.PublicKey(), nc.CA, nc.Serial})
+	cert, issuer := w.x509(nc, tls.PublicKey())
+	out("X.509 certificate of edge-1", cert)
+	out("X.509 certificate of the issuer", issuer)
 
 	// Section 6.
 	w.revoke(nc)
@@ -281,7 +288,22 @@ func TestVectorsVerify(t *testing.T) {
 	}
 
 	// Signatures next to their messages, with nothing but the keys.
-	signers := map[string]PublicKey{"pop": ns.NodeKey, "N:S": ns.NodeKey, "anchor of edge-1": ns.NodeKey, "approval": p.Approval}
+	c, err := x509.ParseCertificate(out("X.509 certificate of edge-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tls, err := ParsePublicKey(c.RawSubjectPublicKeyInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := ParseCertificate(out("N:C of edge-1, a batch of one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(VerifyX509(p, nc, tls, c.Raw), VerifyX509CA(p, p.Current(), out("X.509 certificate of the issuer"))); err != nil {
+		t.Error(err)
+	}
+	signers := map[string]PublicKey{"X.509 pop": tls, "pop": ns.NodeKey, "N:S": ns.NodeKey, "anchor of edge-1": ns.NodeKey, "approval": p.Approval}
 	for _, name := range slices.Sorted(maps.Keys(v.Outputs)) {
 		what, ok := bytes.CutSuffix([]byte(name), []byte(" signature"))
 		if !ok {

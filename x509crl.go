@@ -187,11 +187,7 @@ func (b *X509CRLBuilder) extensions() []byte {
 	var e cryptobyte.Builder
 	e.AddASN1(cbasn1.Tag(0).Constructed().ContextSpecific(), func(e *cryptobyte.Builder) {
 		e.AddASN1(cbasn1.SEQUENCE, func(e *cryptobyte.Builder) {
-			var v cryptobyte.Builder
-			v.AddASN1(cbasn1.SEQUENCE, func(v *cryptobyte.Builder) {
-				v.AddASN1(cbasn1.Tag(0).ContextSpecific(), func(v *cryptobyte.Builder) { v.AddBytes(X509KeyID(b.pointer.X509Issuer)) })
-			})
-			addExtension(e, oidAuthorityKeyID, false, v.BytesOrPanic())
+			addExtension(e, oidAuthorityKeyID, false, authorityKeyID(b.pointer.X509Issuer))
 			var n cryptobyte.Builder
 			n.AddASN1Uint64(b.head.Number)
 			addExtension(e, oidCRLNumber, false, n.BytesOrPanic())
@@ -204,7 +200,8 @@ func (b *X509CRLBuilder) extensions() []byte {
 }
 
 // x509DistributionPoint is an IssuingDistributionPoint (RFC 5280 section
-// 5.2.5) that says where the list is, and with it what it is of.
+// 5.2.5) that says where the list is, and with it what it is of; and a
+// DistributionPoint (section 4.2.1.13), which has the same form.
 func x509DistributionPoint(urls []string) []byte {
 	var b cryptobyte.Builder
 	inner := cbasn1.Tag(0).Constructed().ContextSpecific()

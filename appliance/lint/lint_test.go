@@ -318,7 +318,7 @@ func TestRules(t *testing.T) {
 		lint.KeyPurpose: {"the CA's": func(d *draft) { keyed(d.w.ca.PublicKey().SPKI())(d) }, "the approval key": func(d *draft) { keyed(d.w.pointer.Approval.SPKI())(d) }},
 		lint.Extensions: {
 			"an unknown one":  func(d *draft) { d.list = append(d.list, pkix.Extension{Id: private(77), Value: []byte{5, 0}}) },
-			"of a companion":  func(d *draft) { d.list[4].Id = private(4) },
+			"of a later one":  func(d *draft) { d.list[4].Id = private(4) },
 			"none":            func(d *draft) { d.list = nil },
 			"in other order":  func(d *draft) { d.list[0], d.list[1] = d.list[1], d.list[0] },
 			"the last is not": func(d *draft) { d.list = d.list[:6] },

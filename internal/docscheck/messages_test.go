@@ -29,6 +29,8 @@ var messages = map[string]any{
 	"AttestAnswer":      chancery.AttestAnswer{},
 	"IncrementRecord":   chancery.IncrementRecord{},
 	"Shown":             chancery.Shown{},
+	"X509Request":       chancery.X509Request{},
+	"X509Answer":        chancery.X509Answer{},
 }
 
 // Each message's table has its fields, in their order, and no others.
