@@ -1,4 +1,5 @@
-// Package lint judges a certificate before CA:SK is asked for it.
+// Package lint judges a certificate before CA:SK or the X.509 issuer is asked
+// for it.
 //
 // Start with [New]. A [Linter] reads a log entry, which is all that CA:SK
 // certifies of a TBSCertificate but for the serial number, and holds it
@@ -12,6 +13,9 @@
 // reader, no writer and no number with them; what it knows of the form, object
 // identifiers included, is written out a second time in form.go. So a mistake
 // has to be made twice before it is certified.
+//
+// The certificate that an N:C is accompanied by for third parties is held
+// against that N:C, and read by crypto/x509: see [Linter.CheckX509].
 //
 // # Not judged
 //
@@ -239,17 +243,6 @@ func (e *examination) key() error {
 	if hash, ok := e.rest.element(tagOctets); !ok || !bytes.Equal(hash, fingerprint[:]) {
 		return refuse(Key, "the hash of the key is %s, not that of the key", show(at))
 	}
-	if e.curve.suite < e.rules.MinSuite {
-		return refuse(Suite, "the key's suite is %s, the lowest is %s", e.curve.suite, e.rules.MinSuite)
-	}
-	if !e.curve.has(e.SPKI) {
-		return refuse(Key, "the key is not a point on %s", e.curve.name)
-	}
-	if e.curve.knows(e.SPKI) {
-		return refuse(BadKey, "anybody can compute the private half of the key")
-	}
-	if whose, ok := e.rules.Forbidden[fingerprint]; ok {
-		return refuse(KeyPurpose, "the key is %s", whose)
-	}
-	return nil
+	_, err := e.usable(e.SPKI)
+	return err
 }

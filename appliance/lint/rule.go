@@ -10,7 +10,7 @@ import (
 // A Rule names what a certificate must keep to.
 type Rule string
 
-// The rules, in the order in which they are looked at.
+// The rules, in the order in which they are looked at in an entry.
 const (
 	Size             Rule = "size"              // bound on the entry
 	Serial           Rule = "serial"            // in the log that is appended to
