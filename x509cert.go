@@ -88,32 +88,34 @@ func newX509(p *Pointer, nc *Certificate, key PublicKey, urls []string) (X509TBS
 
 // NewX509CA prepares the X.509 issuer's own certificate for the entries of one
 // CA key, which it signs itself. It is good from the time of the CA key on and
-// has no end of its own (RFC 5280 section 4.1.2.5): it ends with the CA key.
-func NewX509CA(p *Pointer, k *CAKey) (X509TBS, error) {
+// has no end of its own (RFC 5280 section 4.1.2.5): it ends with the CA key. Its
+// serial number is as if of log 0, which there is none of.
+func NewX509CA(p *Pointer, k *CAKey) (tbs X509TBS, serial merkle.Serial, err error) {
 	if p.X509Issuer.IsZero() {
-		return X509TBS{}, errNoX509
+		return tbs, 0, errNoX509
 	}
 	name, err := X509IssuerName(k.ID)
 	if err != nil {
-		return X509TBS{}, err
+		return tbs, 0, err
 	}
+	serial = x509CASerial(p.X509Issuer)
 	return X509TBS{p.X509Issuer.Suite(), tbsCertificate{
-		serial: integer(x509CASerial(p.X509Issuer)), suite: p.X509Issuer.Suite(), issuer: name, notBefore: k.Created, notAfter: time.Unix(maxTime, 0), subject: name, key: p.X509Issuer,
+		serial: integer(uint64(serial)), suite: p.X509Issuer.Suite(), issuer: name, notBefore: k.Created, notAfter: time.Unix(maxTime, 0), subject: name, key: p.X509Issuer,
 		extensions: func(b *cryptobyte.Builder) {
 			addExtension(b, oidKeyUsage, true, []byte{0x03, 0x02, 0x01, 0x06})                        // keyCertSign, cRLSign
 			addExtension(b, oidBasicConstraints, true, []byte{0x30, 0x06, 0x01, 0x01, 0xff, 2, 1, 0}) // CA, pathLenConstraint 0
 			addExtension(b, oidSubjectKeyID, false, octets(X509KeyID(p.X509Issuer)))
 			addExtension(b, oidAuthorityKeyID, false, authorityKeyID(p.X509Issuer))
 		},
-	}.encode()}, nil
+	}.encode()}, serial, nil
 }
 
-// x509CASerial is the serial number of the issuer's own certificate: below
-// 2^48, as no log entry's is, and another one for each key under the same name.
-func x509CASerial(k PublicKey) (n uint64) {
+// x509CASerial is below 2^48, as no log entry's is, and another one for each key
+// under the same name.
+func x509CASerial(k PublicKey) (n merkle.Serial) {
 	sum := k.Fingerprint()
 	for _, b := range sum[:6] {
-		n = n<<8 | uint64(b)
+		n = n<<8 | merkle.Serial(b)
 	}
 	return max(n, 1)
 }
@@ -144,7 +146,7 @@ func VerifyX509CA(p *Pointer, k *CAKey, der []byte) error {
 	if err != nil {
 		return err
 	}
-	tbs, err := NewX509CA(p, k)
+	tbs, _, err := NewX509CA(p, k)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func (w *world) x509(nc *Certificate, key PublicKey) (cert, ca []byte) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	own, err := NewX509CA(p, p.Current())
+	own, _, err := NewX509CA(p, p.Current())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestX509OfAnother(t *testing.T) {
 	none := *w.pointer()
 	none.X509Issuer = PublicKey{}
 	_, err1 := NewX509(&none, one, key)
-	_, err2 := NewX509CA(&none, none.Current())
+	_, _, err2 := NewX509CA(&none, none.Current())
 	for _, err := range []error{err1, err2, VerifyX509(&none, one, key, der), VerifyX509CA(&none, none.Current(), ca)} {
 		if !errors.Is(err, ErrX509) {
 			t.Errorf("of a fleet without an issuer: %v", err)

@@ -103,16 +103,16 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, Now: time.Now, Roots: roots, Policy: rules, Logger: logger,
-		Life: time.Duration(config.CertificateLife), ReattestWindow: time.Duration(config.ReattestWindow)})
-	if err != nil {
-		return cli.Usage("", "%s: %v", a.data.config(), err)
-	}
 	var x509 *issuer.Issuer
 	if key, err := tokens.Key(keyX509); err == nil {
 		if x509, err = issuer.New(issuer.Config{Store: st, Pointer: pointer, Signer: key, Current: l.CRL}); err != nil {
 			return err
 		}
+	}
+	auth, err := authority.New(authority.Config{Store: st, Ledger: l, Pointer: pointer, Approval: approval, X509: x509, Now: time.Now, Roots: roots, Policy: rules, Logger: logger,
+		Life: time.Duration(config.CertificateLife), ReattestWindow: time.Duration(config.ReattestWindow)})
+	if err != nil {
+		return cli.Usage("", "%s: %v", a.data.config(), err)
 	}
 	for _, t := range tokens.Status() {
 		if t.Info.Simulator {
@@ -158,7 +158,7 @@ func (a *app) openKeys(ctx context.Context, config *Config, p *chancery.Pointer,
 	if without != nil {
 		return nil, err // the X.509 issuer is not all that is wrong
 	}
-	logger.Error("no X.509 CRL is made until a start finds the X.509 issuer's key", "error", err)
+	logger.Error("no X.509 certificate and no X.509 CRL is made until a start finds the X.509 issuer's key", "error", err)
 	return tokens, nil
 }
 

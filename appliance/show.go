@@ -29,23 +29,41 @@ func (a *app) loadPointer() (*chancery.Pointer, error) {
 
 func (a *app) caCommand() *cobra.Command {
 	c := &cobra.Command{Use: "ca", Short: "The CA"}
-	c.AddCommand(&cobra.Command{Use: "export", Short: "Print the CA's certificate in the form of the Merkle Tree Certificates draft", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		p, err := a.loadPointer()
-		if err != nil {
-			return err
-		}
-		ca, err := p.Current().CA()
-		if err != nil {
-			return err
-		}
-		der, err := ca.Marshal()
-		if err != nil {
-			return err
-		}
-		return a.out.Print(map[string]any{"ca_id": ca.ID.String(), "der": der}, func(w io.Writer) {
-			pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-		})
-	}})
+	var x509 bool
+	export := &cobra.Command{
+		Use:   "export",
+		Short: "Print the CA's certificate: for Merkle Tree Certificates, or the X.509 issuer's",
+		Long: `export prints the CA's certificate in the form of the Merkle Tree Certificates
+draft. With --x509 it is the self-signed certificate of the fleet's X.509 issuer,
+for software that knows nodes by X.509 certificates; a coordinator must run.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			p, err := a.loadPointer()
+			if err != nil {
+				return err
+			}
+			var der []byte
+			if x509 {
+				if err := a.call(c.Context(), "GET", "/v1/x509", nil, &der); err != nil {
+					return err
+				}
+				err = chancery.VerifyX509CA(p, p.Current(), der)
+			} else {
+				var ca *merkle.CA
+				if ca, err = p.Current().CA(); err == nil {
+					der, err = ca.Marshal()
+				}
+			}
+			if err != nil {
+				return err
+			}
+			return a.out.Print(map[string]any{"ca_id": p.Current().ID.String(), "der": der}, func(w io.Writer) {
+				pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+			})
+		},
+	}
+	export.Flags().BoolVar(&x509, "x509", false, "the X.509 issuer's")
+	c.AddCommand(export)
 	return c
 }
 

@@ -258,6 +258,7 @@ func NewAdmin(a *Admin) http.Handler {
 	}))
 	mux.HandleFunc("POST /v1/revocations", a.revocations)
 	mux.HandleFunc("GET /v1/crl/x509", (&x509Server{a.X509, a.Now, a.Logger}).current(a.Pointer))
+	mux.HandleFunc("GET /v1/x509", (&x509Server{a.X509, a.Now, a.Logger}).own)
 	serveLogs(mux, a.Ledger, a.Logger)
 	mux.HandleFunc("GET /v1/crl", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Ledger.CRL().Marshal()) })
 	mux.HandleFunc("GET /v1/pointer", func(w http.ResponseWriter, r *http.Request) { binary(w, a.Pointer.Marshal()) })

@@ -189,6 +189,23 @@ func NewNode(n *Node) http.Handler {
 		return nil, nil
 	}), enrolment, func(o *huma.Operation) { o.MaxBodyBytes = maxShown })
 
+	type x509In struct{ Body chancery.X509Request }
+	type x509Out struct{ Body chancery.X509Answer }
+	huma.Post(api, "/v1/x509", handle(n.Logger, func(ctx context.Context, in *x509In) (*x509Out, error) {
+		ch, err := n.channel(ctx, true)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, signTime)
+		defer cancel()
+		a, err := n.Authority.CertifyX509(ctx, ch.Peer, &in.Body)
+		if err != nil {
+			n.Logger.Info("X.509 certificate refused", "node", ch.Peer.Name, "reason", err)
+			return nil, err
+		}
+		return &x509Out{*a}, nil
+	}), enrolment)
+
 	type addressIn struct{ Body chancery.Address }
 	huma.Put(api, "/v1/address", handle(n.Logger, func(ctx context.Context, in *addressIn) (*struct{}, error) {
 		ch, err := n.channel(ctx, true)

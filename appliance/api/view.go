@@ -67,7 +67,7 @@ func (a *Admin) status(ctx context.Context) (s Status, err error) {
 		}
 	}
 	if a.X509 == nil && !a.Pointer.X509Issuer.IsZero() {
-		s.Problems = append(s.Problems, "no token had the X.509 issuer's key at the start: there is no X.509 CRL")
+		s.Problems = append(s.Problems, "no token had the X.509 issuer's key at the start: there are no X.509 certificates and CRLs")
 	}
 	s.Anchor = a.Anchor.Place()
 	if p := a.Anchor.Problem(); p != "" {

@@ -81,7 +81,7 @@ func newWorld(t *testing.T, edit ...func(*api.Node)) *world {
 	t.Cleanup(keeper.Close)
 	admin := &api.Admin{
 		Anchor:    keeper,
-		Authority: w.Authority, Ledger: w.Ledger, Store: w.Store, Pointer: w.Pointer, Started: w.Clock.Now(), Now: w.Clock.Now, Logger: logger,
+		Authority: w.Authority, Ledger: w.Ledger, Store: w.Store, Pointer: w.Pointer, X509: w.Config.X509, Started: w.Clock.Now(), Now: w.Clock.Now, Logger: logger,
 		Tokens: func() []hsm.Status {
 			return []hsm.Status{{State: hsm.Up, Info: hsm.Info{Label: "test", Simulator: true}}}
 		},

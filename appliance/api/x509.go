@@ -35,7 +35,8 @@ const (
 	RevokedHeader = "Chancery-Crl-Revoked"
 )
 
-// An x509Server serves X.509 CRLs, as DER (RFC 5280 section 4.2.1.13).
+// An x509Server serves X.509 CRLs, as DER (RFC 5280 section 4.2.1.13), and
+// operators the issuer's certificate.
 type x509Server struct {
 	issuer *issuer.Issuer // nil if there is none
 	now    func() time.Time
@@ -142,4 +143,20 @@ func (s *x509Server) current(p *chancery.Pointer) http.HandlerFunc {
 		}
 		s.list(w, r, part)
 	}
+}
+
+// own serves operators the issuer's certificate.
+func (s *x509Server) own(w http.ResponseWriter, r *http.Request) {
+	if s.issuer == nil {
+		refuse(w, s.logger, &problem{chancery.Problem{Status: http.StatusNotFound, Detail: "this coordinator has no X.509 issuer", Code: "no-issuer"}})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), x509Time)
+	defer cancel()
+	der, err := s.issuer.CA(ctx)
+	if err != nil {
+		refuse(w, s.logger, err)
+		return
+	}
+	binary(w, der)
 }

@@ -109,7 +109,42 @@ func TestX509CRL(t *testing.T) {
 	get(admin.URL+"/v1/crl/x509?partition=7").wantProblem(t, "an operator's partition", 404, "no-list")
 	get(admin.URL+"/v1/crl/x509?partition=x").wantProblem(t, "an operator's no partition", 400, "invalid")
 	get(node(nil).URL+chancery.X509CRLPath(ca)).wantProblem(t, "a fleet without an issuer", 404, "no-list")
+	if own := get(admin.URL + "/v1/x509"); own.status != 200 || chancery.VerifyX509CA(c.Pointer, c.Pointer.Current(), own.body) != nil {
+		t.Errorf("operators get no certificate of the issuer: %d, %s", own.status, own.body)
+	}
 	if r, err := http.Post(s.URL+chancery.X509CRLPath(ca), "", nil); err != nil || r.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %v, %v", r, err)
 	}
+}
+
+// A node asks for its X.509 certificate over a connection under its N:C, and
+// nobody else can.
+func TestX509Certificate(t *testing.T) {
+	w := newWorld(t)
+	n := w.chipNode("edge-1", false)
+	nc := w.enrol(n)
+	key, err := fleet.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pop, err := key.Sign(t.Context(), w.Pointer.FleetID(), chancery.X509PoP{Key: key.PublicKey(), CA: nc.CA, Serial: nc.Serial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := &chancery.X509Request{Key: key.PublicKey().SPKI(), PoP: pop}
+	w.dial(nil).call("POST", "/v1/x509", req).wantProblem(t, "without N:C", 401, "not-a-node")
+	c := w.dial(n.Identity(nc))
+	a := ok[chancery.X509Answer](c, "POST", "/v1/x509", req)
+	if err := chancery.VerifyX509(w.Pointer, nc, key.PublicKey(), a.Certificate); err != nil {
+		t.Error(err)
+	}
+	c.call("POST", "/v1/x509", &chancery.X509Request{Key: req.Key, PoP: []byte{1}}).wantProblem(t, "without a proof", 403, "bad-pop")
+	if p := c.call("POST", "/v1/x509", &chancery.X509Request{Key: nc.NodeKey.SPKI(), PoP: n.Sign(chancery.X509PoP{Key: nc.NodeKey, CA: nc.CA, Serial: nc.Serial})}).wantProblem(t, "another key", 409, "other-key"); p.Hint == "" {
+		t.Error("there is no hint")
+	}
+	if _, err := w.Authority.RevokeNode(t.Context(), "op", "edge-1", chancery.ReasonUnspecified, "stolen"); err != nil {
+		t.Fatal(err)
+	}
+	w.follow()
+	c.call("POST", "/v1/x509", req).wantProblem(t, "a node that is revoked", 401, "not-a-node")
 }

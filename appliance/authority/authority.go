@@ -24,6 +24,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/evidence"
+	"github.com/chancery-pki/chancery/appliance/issuer"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/policy"
 	"github.com/chancery-pki/chancery/appliance/store"
@@ -35,6 +36,7 @@ type Config struct {
 	Ledger   *ledger.Ledger
 	Pointer  *chancery.Pointer
 	Approval chancery.Signer // the pointer record's approval key
+	X509     *issuer.Issuer  // nil if no token has the key
 	Now      func() time.Time
 
 	Roots  evidence.Roots

@@ -2,10 +2,11 @@
 // Certificates, with the X.509 issuer's key: a second key in the token, which
 // the pointer record names and which signs nothing but X.509 structures.
 //
-// Start with [New]. [Issuer.CRL] is the fleet's own list as RFC 5280 has it:
-// the same number, the same times, the same certificates, and reasons besides.
-// There is one of all, as long as it is not too long, and one for each 65,536
-// indexes of a log.
+// Start with [New]. [Issuer.Certificate] is what accompanies an N:C, under its
+// serial number; [Issuer.CA] is the issuer's own, which verifies it. [Issuer.CRL]
+// is the fleet's own list as RFC 5280 has it: the same number, the same times,
+// the same certificates, and reasons besides. There is one of all, as long as it
+// is not too long, and one for each 65,536 indexes of a log.
 //
 // # Cost
 //
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/appliance/lint"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/merkle"
 )
@@ -71,6 +73,7 @@ type List struct {
 // An Issuer signs for third parties. Its methods may be called concurrently.
 type Issuer struct {
 	Config
+	lint *lint.Linter
 	// slot has room for one who makes a list. CA:SK may be in the same token,
 	// and strangers can ask for all lists that there are.
 	slot chan struct{}
@@ -98,7 +101,11 @@ func New(c Config) (*Issuer, error) {
 	if !c.Signer.PublicKey().Equal(c.Pointer.X509Issuer) {
 		return nil, fmt.Errorf("the X.509 issuer's key is %s, the pointer record says %s", c.Signer.PublicKey(), c.Pointer.X509Issuer)
 	}
-	return &Issuer{Config: c, slot: make(chan struct{}, 1), keep: maxKept, made: map[Part]*making{}}, nil
+	l, err := lint.New(lint.RulesOf(c.Pointer))
+	if err != nil {
+		return nil, err
+	}
+	return &Issuer{Config: c, lint: l, slot: make(chan struct{}, 1), keep: maxKept, made: map[Part]*making{}}, nil
 }
 
 // CRL returns a list that goes with our own current one. It waits for the

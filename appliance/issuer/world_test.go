@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,7 +65,7 @@ type world struct {
 	t      *testing.T
 	key    *softKey
 	signer *appliancetest.Signer // what the issuer signs with
-	cert   *x509.Certificate     // self-signed
+	cert   *x509.Certificate     // the issuer's own
 	dir    string                // of the third parties
 }
 
@@ -90,15 +89,7 @@ func newWorld(t *testing.T, nodes int) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(w.dir) })
-	name, err := chancery.X509IssuerName(w.ca())
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Its serial number is not that of a log entry, and a distribution point
-	// lets readers that check it too, as nginx does, take a partition for it.
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), RawSubject: name, SubjectKeyId: chancery.X509KeyID(w.key.public), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCRLSign | x509.KeyUsageCertSign, CRLDistributionPoints: w.points(0)}
-	w.cert = w.certify(template, template, w.key.PrivateKey)
+	w.cert = w.own()
 	w.write("ca.pem", "CERTIFICATE", w.cert.Raw)
 	return w
 }
@@ -116,35 +107,56 @@ func (w *world) points(partition uint64) []string {
 	return chancery.X509DistributionPoint(w.Pointer, w.ca(), 1, partition)
 }
 
-func (w *world) certify(template, parent *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
+// own is the issuer's own certificate.
+func (w *world) own() *x509.Certificate {
 	w.t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), w.key.PrivateKey)
+	der, err := w.Issuer.CA(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return cert
+	return w.parse(der)
 }
 
-// companion makes the certificate that third parties know the node of the log
-// entry by: with the entry's serial number, and the list that it is on.
-func (w *world) companion(index uint64) *companion {
+func (w *world) parse(der []byte) *x509.Certificate {
+	w.t.Helper()
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+// nc is the N:C of the log entry, or what of it matters here.
+func (w *world) nc(index uint64) *chancery.Certificate {
 	w.t.Helper()
 	serial, err := merkle.NewSerial(1, index)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	now := w.Clock.Now().Truncate(time.Second)
+	ns, err := signer{w.key}.Sign(w.t.Context(), w.Pointer.FleetID(), chancery.NewCeremony(nil)) // in place of N:S
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: new(big.Int).SetUint64(uint64(serial)), DNSNames: []string{"node.example"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		CRLDistributionPoints: w.points(index / chancery.X509PartitionSpan)}
-	c := &companion{cert: w.certify(template, w.cert, key), key: key, index: index}
+	s := &chancery.Subject{Name: appliancetest.Paper(int(index)).Name, TrustDomain: w.Pointer.TrustDomain, DNSNames: []string{"node.example"}, NodeKey: newSoftKey(w.t).public,
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), NS: chancery.DetachedNS{Created: now, Signature: ns}}
+	nc, err := chancery.NewCertificate(s, w.ca(), serial, merkle.Proof{Subtree: merkle.Subtree{Start: index, End: index + 1}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return nc
+}
+
+// companion has the issuer make the certificate that third parties know the
+// node of the log entry by.
+func (w *world) companion(index uint64) *companion {
+	w.t.Helper()
+	key := newSoftKey(w.t)
+	der, err := w.Certificate(w.t.Context(), w.nc(index), key.public)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c := &companion{cert: w.parse(der), key: key.PrivateKey, index: index}
 	c.file = w.write(fmt.Sprintf("%d.pem", index), "CERTIFICATE", c.cert.Raw)
 	return c
 }

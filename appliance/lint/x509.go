@@ -12,7 +12,7 @@ import (
 )
 
 // What an X.509 certificate has beside the fields of an entry
-// (docs/protocol.md section 6.6).
+// (docs/protocol.md section 6.8).
 const (
 	oidSubjectKeyID   = "\x55\x1d\x0e" // 2.5.29.14
 	oidAuthorityKeyID = "\x55\x1d\x23" // 2.5.29.35

@@ -54,7 +54,7 @@ func thirdParty(t *testing.T) (cert, issuer []byte) {
 	t.Helper()
 	x := newX509(t, newKey(t).PublicKey())
 	p := x.world.pointer
-	tbs, err := chancery.NewX509CA(p, p.Current())
+	tbs, _, err := chancery.NewX509CA(p, p.Current())
 	if err != nil {
 		t.Fatal(err)
 	}

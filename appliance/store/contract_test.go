@@ -36,6 +36,7 @@ func contract(t *testing.T, fresh func(*testing.T) (open func() *store.Store)) {
 		{"entries", testEntries},
 		{"logs are apart", testLogs},
 		{"expiry", testExpiry},
+		{"X.509 certificates", testX509},
 		{"subtrees", testSubtrees},
 		{"checkpoints", testCheckpoints},
 		{"CRLs", testCRLs},
@@ -463,6 +464,39 @@ func testEntries(d *db) {
 		same(d, "revoked in a span", got, test.want)
 		same(d, "how many", look(d, func(tx *store.Tx) (int64, error) { return tx.CountRevoked(log, test.from, test.below) }), int64(len(test.want)))
 	}
+}
+
+// A serial number is the first key's for ever, and its certificate the first that
+// was signed.
+func testX509(d *db) {
+	reserve := func(index uint64, spki string) (x store.X509) {
+		d.update(func(tx *store.Tx) (err error) {
+			x, err = tx.ReserveX509(log, index, []byte(spki))
+			return err
+		})
+		return x
+	}
+	keep := func(index uint64, der string) (kept []byte) {
+		d.update(func(tx *store.Tx) (err error) {
+			kept, err = tx.KeepX509(log, index, []byte(der))
+			return err
+		})
+		return kept
+	}
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.X509(log, 7); return err })
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.KeepX509(log, 7, []byte("never reserved")); return err })
+	same(d, "reserved", reserve(7, "one"), store.X509{SPKI: []byte("one")})
+	d.reopen()
+	same(d, "reserved for another", reserve(7, "two"), store.X509{SPKI: []byte("one")})
+	same(d, "kept", keep(7, "first"), []byte("first"))
+	same(d, "kept again", keep(7, "second"), []byte("first"))
+	d.reopen()
+	want := store.X509{SPKI: []byte("one"), DER: []byte("first")}
+	same(d, "reserved for the same", reserve(7, "one"), want)
+	same(d, "read", look(d, func(tx *store.Tx) (store.X509, error) { return tx.X509(log, 7) }), want)
+	same(d, "another number", reserve(8, "two"), store.X509{SPKI: []byte("two")})
+	other := store.Log{CA: log.CA, Number: 0} // the issuer's own
+	d.refuse(store.ErrNotFound, func(tx *store.Tx) error { _, err := tx.X509(other, 7); return err })
 }
 
 // Two logs of one CA, and one log number of two CAs, have nothing in common.

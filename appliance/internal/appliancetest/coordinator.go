@@ -10,6 +10,7 @@ import (
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/authority"
 	"github.com/chancery-pki/chancery/appliance/evidence"
+	"github.com/chancery-pki/chancery/appliance/issuer"
 	"github.com/chancery-pki/chancery/appliance/ledger"
 	"github.com/chancery-pki/chancery/appliance/policy"
 	"github.com/chancery-pki/chancery/appliance/store"
@@ -43,9 +44,10 @@ type Coordinator struct {
 func New(t testing.TB, simulators *x509.CertPool, edit ...func(*authority.Config)) *Coordinator {
 	t.Helper()
 	c := &Coordinator{t: t, Clock: NewClock(time.Now().Add(time.Hour))}
-	token := hsmtest.Open(t, "ca", "approval")
+	token := hsmtest.Open(t, "ca", "approval", "x509")
 	c.CA, c.Approval = NewSigner(key(t, token, "ca")), NewSigner(key(t, token, "approval"))
-	c.Pointer = Pointer(t, c.CA, c.Approval.PublicKey(), c.Clock.Now())
+	x509 := key(t, token, "x509")
+	c.Pointer = Pointer(t, c.CA, c.Approval.PublicKey(), c.Clock.Now(), func(p *chancery.Pointer) { p.X509Issuer = x509.PublicKey() })
 	c.holder = NewHolder(t, c.Pointer)
 	var err error
 	c.File = filepath.Join(t.TempDir(), "store.db")
@@ -64,8 +66,12 @@ func New(t testing.TB, simulators *x509.CertPool, edit ...func(*authority.Config
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Ledger.Close)
+	third, err := issuer.New(issuer.Config{Store: c.Store, Pointer: c.Pointer, Signer: x509, Current: c.Ledger.CRL})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.Config = authority.Config{
-		Store: c.Store, Ledger: c.Ledger, Pointer: c.Pointer, Approval: c.Approval, Now: c.Clock.Now,
+		Store: c.Store, Ledger: c.Ledger, Pointer: c.Pointer, Approval: c.Approval, X509: third, Now: c.Clock.Now,
 		Roots: evidence.Roots{Simulators: simulators}, Policy: Policy(t, Trial), Life: MaxLife, Logger: slog.New(slog.DiscardHandler),
 	}
 	c.Authority = c.With(edit...)
