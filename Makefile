@@ -38,7 +38,7 @@ deps:
 	scripts/deps softhsm2 swtpm swtpm-tools
 
 deps-test:
-	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl nginx p11-kit libnss3 libtpm2-pkcs11-1 tpm2-tools tpm2-openssl postgresql
+	scripts/deps softhsm2 swtpm swtpm-tools opensc openssl nginx curl p11-kit libnss3 libtpm2-pkcs11-1 tpm2-tools tpm2-openssl postgresql
 
 # Peers of the benchmarks. One that is missing is named as absent.
 deps-bench:

@@ -66,7 +66,7 @@ func newCommand() *cobra.Command {
 	})
 	root.PersistentFlags().VarP(&f.output, "output", "o", "form of the result")
 	root.PersistentFlags().StringVar(&f.state, "state", cmp.Or(os.Getenv("CHANCERY_STATE"), state.DefaultPath), "state directory (CHANCERY_STATE)")
-	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), forwardCommand(f), exposeCommand(f), sessionsCommand(f), reloadCommand(f), statusCommand(f), identifyCommand(f), doctorCommand(f), rejoinCommand(f), anchorCommand(f), forkCommand(f), keyCommand(f), versionCommand(f)} {
+	for _, c := range []*cobra.Command{joinCommand(f), runCommand(f), pingCommand(f), forwardCommand(f), exposeCommand(f), sessionsCommand(f), reloadCommand(f), x509Command(f), statusCommand(f), identifyCommand(f), doctorCommand(f), rejoinCommand(f), anchorCommand(f), forkCommand(f), keyCommand(f), versionCommand(f)} {
 		c.Args = usageArgs(c.Args)
 		root.AddCommand(c)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/merkle"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 	callTime = 60 * time.Second
 	// maxJSON is far above every answer; the largest holds an N:C.
 	maxJSON = 1 << 20
-	// maxCRL is the limit of the format.
+	// maxCRL is the limit of our format; the longest X.509 CRL has 40 MB.
 	maxCRL = 64 << 20
 )
 
@@ -59,6 +60,18 @@ func (c *Conn) Attest(ctx context.Context, r *chancery.AttestRequest) (*chancery
 func (c *Conn) Show(ctx context.Context, s *chancery.Shown) error {
 	_, err := c.do(ctx, http.MethodPost, "/v1/shown", nil, s, maxJSON)
 	return err
+}
+
+// X509 asks for the X.509 certificate that accompanies the N:C that the
+// connection was dialled with (section 6.8). Nothing of it is verified.
+func (c *Conn) X509(ctx context.Context, r *chancery.X509Request) (*chancery.X509Answer, error) {
+	return call[chancery.X509Answer](ctx, c, http.MethodPost, "/v1/x509", r)
+}
+
+// X509CRL asks for the X.509 CRL of all of a CA id's certificates, in DER
+// (section 6.5). It is not verified.
+func (c *Conn) X509CRL(ctx context.Context, ca merkle.TrustAnchorID) ([]byte, error) {
+	return c.do(ctx, http.MethodGet, chancery.X509CRLPath(ca), nil, nil, maxCRL)
 }
 
 // Announce tells the coordinator where this node listens. The connection must

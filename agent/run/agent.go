@@ -15,6 +15,7 @@
 //	address.go   tells the coordinator where this node listens
 //	clock.go     the time, which a verified list knows better than a clock that was set back
 //	serve.go     answers the pings of peers
+//	x509.go      the X.509 certificate that accompanies N:C, and the list, for programs that know no other
 //	relay.go     forwards and exposes, for programs that know nothing of the fleet
 //	programs.go  gives programs on this machine a share in the node's identity
 //	control.go   answers the command line, over a Unix socket; see [Connect]
@@ -102,6 +103,7 @@ type agent struct {
 	changes   changes // of what is trusted, for programs
 	rules     atomic.Pointer[[]local.Rule]
 	relays    relays
+	third     thirdParties
 	reloads   chan chan reloaded                // asks the relay loop to read the configuration
 	addresses atomic.Pointer[map[string]string] // of the configuration
 

@@ -24,6 +24,7 @@ import (
 //	GET  /v1/live    -> Live
 //	POST /v1/ping    PingRequest -> one PingEvent a line, while they happen
 //	POST /v1/relay   RelayRequest -> one RelayEvent a line; it ends with the request
+//	POST /v1/x509    X509Request -> one X509Event a line, until the request ends
 //	POST /v1/reload  -> what was changed, a list of lines
 //	POST /v1/clear   clears the alarms of forks -> those that stood
 //
@@ -77,6 +78,7 @@ func (a *agent) serveControl(ctx context.Context, l net.Listener) error {
 	})
 	mux.HandleFunc("POST /v1/ping", events(a.ping))
 	mux.HandleFunc("POST /v1/relay", events(a.relay))
+	mux.HandleFunc("POST /v1/x509", events(a.watchX509))
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
 		changed, err := a.askReload(r.Context())
 		if err != nil {
@@ -185,6 +187,11 @@ func (c *Client) Ping(ctx context.Context, r *PingRequest, each func(PingEvent))
 // Relay has the agent relay until ctx ends, and calls each for every event.
 func (c *Client) Relay(ctx context.Context, r *RelayRequest, each func(RelayEvent)) error {
 	return follow(ctx, c, "/v1/relay", r, each)
+}
+
+// X509 calls each for every event, until ctx ends.
+func (c *Client) X509(ctx context.Context, r *X509Request, each func(X509Event)) error {
+	return follow(ctx, c, "/v1/x509", r, each)
 }
 
 // Live asks for the live sessions.

@@ -152,8 +152,12 @@ func (a *agent) keepSession(ctx context.Context) error {
 
 // show presents s from now on.
 func (a *agent) show(s *session) {
-	if a.identity.Swap(s) == nil {
+	switch before := a.identity.Swap(s); {
+	case before == nil:
 		close(a.ready)
+		a.changes.tell()
+	case before.NC != s.NC:
+		a.changes.tell()
 	}
 	a.Logger.Debug("session certificate", "until", s.notAfter)
 }

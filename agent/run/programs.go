@@ -12,8 +12,8 @@ import (
 	"github.com/chancery-pki/chancery/agent/local"
 )
 
-// changes tells programs that what the agent trusts has changed. The zero
-// value is ready.
+// changes tells programs that what the agent trusts has changed, or the N:C that
+// it shows. The zero value is ready.
 type changes struct {
 	// mu guards next, which is closed with the next change.
 	mu   sync.Mutex

@@ -42,12 +42,23 @@ type machine struct {
 // enrol makes a machine and has it join.
 func enrol(t *testing.T, c *testcoordinator.Coordinator, name string) *machine {
 	t.Helper()
+	return enrolWith(t, c, name, false)
+}
+
+// enrolUnsealed leaves the key open to other programs.
+func enrolUnsealed(t *testing.T, c *testcoordinator.Coordinator, name string) *machine {
+	t.Helper()
+	return enrolWith(t, c, name, true)
+}
+
+func enrolWith(t *testing.T, c *testcoordinator.Coordinator, name string, unsealed bool) *machine {
+	t.Helper()
 	m := &machine{t: t, name: name, chip: tpmtest.New(t), path: filepath.Join(t.TempDir(), "s"), log: &logs{t: t}}
 	token := c.Token()
 	dir := m.open()
 	defer dir.Close()
 	_, err := join.Join(t.Context(), dir, join.Options{
-		URL: c.URL, Fleet: c.Fleet(), Token: &token, Name: name, Device: m.chip.Device(), PCRs: tpm.DefaultPCRs, Now: time.Now,
+		URL: c.URL, Fleet: c.Fleet(), Token: &token, Name: name, Device: m.chip.Device(), Unsealed: unsealed, PCRs: tpm.DefaultPCRs, Now: time.Now,
 		Step: func(join.Step) {}, Notice: func(string) {},
 	})
 	if err != nil {

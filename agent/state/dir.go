@@ -13,13 +13,15 @@
 //	crl             the newest CRL
 //	anchor          how far the node had come, see package anchor
 //	nc.der          N:C; a node is enrolled when this file is there
+//	x509-KIND.json  the X.509 certificate that accompanies it, see [X509]
 //	addresses.json  where peers were last found, hints only
 //	pointer.fork    evidence of a fork, and beside it with .held what it contradicts, see [Dir.RaiseAlarm]
 //	crl.fork
 //	lock            held by the agent that writes
 //	agent.sock      where the running agent answers
 //
-// Nothing in it is secret, and all of it decides whom the node believes.
+// Nothing in it is secret but the TLS key in x509-software.json, and all of it
+// decides whom the node believes.
 //
 // # Crashes
 //

@@ -53,6 +53,9 @@ type Coordinator struct {
 	mu        sync.Mutex
 	ca, next  *fleet.Key
 	approval  *fleet.Key
+	issuer    *fleet.Key // of X.509 certificates
+	own       []byte     // its own
+	x509s     map[merkle.Serial]x509s
 	caID      merkle.TrustAnchorID
 	pointer   *chancery.Pointer
 	verifier  *chancery.Verifier
@@ -80,6 +83,8 @@ type Faults struct {
 	Subject func(*chancery.Subject)         // changes N:C before it is signed
 	Verdict func(*chancery.Verdict)         // changes the verdict
 	CRL     func(after uint64) []byte       // what is served in place of the CRL; nil: 204
+	X509    func(*chancery.X509Answer)      // changes the X.509 certificate
+	X509CRL func(*chancery.CRLHead)         // changes the X.509 CRL before it is signed
 	Pointer func(real []byte) []byte        // what is served in place of the pointer record
 	Serve   func(http.Handler) http.Handler // stands before everything
 }
@@ -95,9 +100,9 @@ func New(t testing.TB, o Options) *Coordinator {
 	}
 	c := &Coordinator{
 		t: t, options: o, revoked: map[uint64]bool{}, changed: make(chan struct{}), tokens: map[string]chancery.TokenKey{},
-		intakes: map[string]*intake{}, nodes: map[chancery.NodeID]*node{}, addresses: map[string]string{}, calls: map[string]int{},
+		intakes: map[string]*intake{}, nodes: map[chancery.NodeID]*node{}, addresses: map[string]string{}, calls: map[string]int{}, x509s: map[merkle.Serial]x509s{},
 	}
-	for _, k := range []**fleet.Key{&c.ca, &c.next, &c.approval} {
+	for _, k := range []**fleet.Key{&c.ca, &c.next, &c.approval, &c.issuer} {
 		*k = must(fleet.NewKey())
 	}
 	c.caID = must(merkle.ParseTrustAnchorID("32473.1.1"))
@@ -223,6 +228,8 @@ func (c *Coordinator) serve(l net.Listener) {
 		"POST /v1/reseal":                   c.reseal,
 		"POST /v1/attest":                   c.attest,
 		"POST /v1/shown":                    c.takeShown,
+		"POST /v1/x509":                     c.x509,
+		"GET /crl/x509/{ca}":                c.serveX509CRL,
 		"PUT /v1/address":                   c.putAddress,
 		"GET /v1/address/{name}":            c.getAddress,
 		"GET /.well-known/chancery/pointer": c.servePointer,

@@ -23,6 +23,7 @@ func (c *Coordinator) firstPointer() {
 		MinSuite:    chancery.P256,
 		MaxLife:     c.options.Life,
 		Approval:    c.approval.PublicKey(),
+		X509Issuer:  c.issuer.PublicKey(),
 	}
 	c.pointer = p
 	self := chancery.CASelf{Key: c.ca.PublicKey(), Created: now()}
