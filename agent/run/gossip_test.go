@@ -232,7 +232,7 @@ func TestDialBringsTheListAlong(t *testing.T) {
 			for _, m := range machines {
 				m.slow = true // nobody asks but for the dial
 			}
-			c.SetCRLLife(time.Second)
+			c.SetCRLLife(4 * time.Second)
 			c.Heartbeat()
 			machines["old"].startReady()
 			machines["old"].wantList(2)
