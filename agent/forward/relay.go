@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/mesh"
+	"github.com/chancery-pki/chancery/internal/socket"
 )
 
 // Limits of a relay. The zero value is the defaults.
@@ -336,19 +335,8 @@ func Listen(s string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen(network, address)
-	if network != "unix" || !errors.Is(err, syscall.EADDRINUSE) {
-		return l, err
-	}
-	if c, busy := net.Dial(network, address); busy == nil {
-		c.Close()
-		return nil, err
-	}
-	if info, stat := os.Lstat(address); stat != nil || info.Mode().Type() != fs.ModeSocket {
-		return nil, err
-	}
-	if err := os.Remove(address); err != nil {
-		return nil, err
+	if network == "unix" {
+		return socket.Listen(address, 0)
 	}
 	return net.Listen(network, address)
 }

@@ -3,16 +3,14 @@ package local
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/internal/socket"
 )
 
 // A Trust is what a program needs to judge peers.
@@ -74,26 +72,7 @@ type callerKey struct{}
 // Listen makes the socket. Any user may connect: who is answered is for the
 // rules to say. A socket that is there already is what a crash left, unless
 // somebody listens.
-func Listen(path string) (net.Listener, error) {
-	if conn, err := net.Dial("unix", path); err == nil {
-		conn.Close()
-		return nil, errors.New("somebody listens at " + path)
-	}
-	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
-}
+func Listen(path string) (net.Listener, error) { return socket.Listen(path, 0o666) }
 
 // Serve answers programs until ctx ends.
 func Serve(ctx context.Context, l net.Listener, c Config) error {
@@ -103,7 +82,6 @@ func Serve(ctx context.Context, l net.Listener, c Config) error {
 	mux.HandleFunc("POST /v1/session", c.session)
 	server := &http.Server{
 		Handler: c.attested(mux), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: maxRequest,
-		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			caller, err := CallerOf(conn)
 			if err != nil {
@@ -113,17 +91,7 @@ func Serve(ctx context.Context, l net.Listener, c Config) error {
 			return context.WithValue(ctx, callerKey{}, caller)
 		},
 	}
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(closed)
-		server.Close()
-	})
-	err := server.Serve(l)
-	if !stop() {
-		<-closed
-		return nil
-	}
-	return err
+	return socket.Serve(ctx, server, l)
 }
 
 // attested answers whom the rules name.

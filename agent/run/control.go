@@ -7,15 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/chancery-pki/chancery/agent/coordinator"
 	"github.com/chancery-pki/chancery/agent/state"
+	"github.com/chancery-pki/chancery/internal/socket"
 )
 
 // The socket speaks HTTP:
@@ -42,17 +41,9 @@ const (
 // listenControl makes the socket. The directory is this process's, so a socket
 // that is there already is what a crash left.
 func (a *agent) listenControl() (net.Listener, error) {
-	path := a.dir.Socket()
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
+	l, err := socket.Listen(a.dir.Socket(), 0o600)
 	if err != nil {
 		return nil, &socketError{err}
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, err
 	}
 	return l, nil
 }
@@ -101,21 +92,7 @@ func (a *agent) serveControl(ctx context.Context, l net.Listener) error {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(cleared)
 	})
-	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(closed)
-		server.Close()
-	})
-	err := server.Serve(l)
-	if !stop() {
-		<-closed
-		return nil
-	}
-	return err
+	return socket.Serve(ctx, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, l)
 }
 
 // events handles a request by telling what happens, one event a line.
