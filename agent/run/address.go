@@ -63,8 +63,8 @@ func (a *agent) announce(ctx context.Context) error {
 // what DNS says of the name that the coordinator certifies. A wrong address
 // costs a failed dial and nothing else; who answers is judged by name.
 func (a *agent) resolve(ctx context.Context, name string) (string, error) {
-	if all := a.addresses.Load(); all != nil && (*all)[name] != "" {
-		return (*all)[name], nil
+	if address := a.configured(name); address != "" {
+		return address, nil
 	}
 	address, err := a.askAddress(ctx, name)
 	if err == nil {
@@ -77,6 +77,14 @@ func (a *agent) resolve(ctx context.Context, name string) (string, error) {
 		return found, nil
 	}
 	return "", fmt.Errorf("the address of %s: %w", name, err)
+}
+
+// configured returns where the configuration says that a peer is, if it does.
+func (a *agent) configured(name string) string {
+	if all := a.addresses.Load(); all != nil {
+		return (*all)[name]
+	}
+	return ""
 }
 
 // lookup asks DNS for a peer under the suffix that this node's own certificate

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/chancery-pki/chancery/agent/forward"
@@ -75,22 +76,45 @@ func (a *agent) newForward(r *state.Relay) (*forward.Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	dial := func(ctx context.Context, name, port string) (*mesh.Session, error) {
+	relay, err := forward.NewForward(l, a.dialler(), name, port, r.Limits(), a.Logger)
+	if err != nil {
+		l.Close()
+	}
+	return relay, err
+}
+
+// dialler returns what opens the sessions of a forward. Where it found the node
+// last it looks first, and nobody is asked as long as the node is there.
+func (a *agent) dialler() forward.Dialer {
+	var last atomic.Pointer[string]
+	return func(ctx context.Context, name, port string) (*mesh.Session, error) {
+		held := last.Load()
+		var failed error
+		if held != nil && a.configured(name) == "" {
+			s, err := a.dial(ctx, *held, name)
+			if err == nil {
+				return s, nil
+			}
+			failed = err
+		}
 		address, err := a.resolve(ctx, name)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(failed, err)
 		}
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, err
 		}
-		return a.dial(ctx, net.JoinHostPort(host, port), name)
+		address = net.JoinHostPort(host, port)
+		if failed != nil && address == *held {
+			return nil, failed
+		}
+		s, err := a.dial(ctx, address, name)
+		if err == nil {
+			last.Store(&address)
+		}
+		return s, err
 	}
-	relay, err := forward.NewForward(l, dial, name, port, r.Limits(), a.Logger)
-	if err != nil {
-		l.Close()
-	}
-	return relay, err
 }
 
 func (a *agent) newExpose(r *state.Relay) (*forward.Relay, error) {
