@@ -57,13 +57,3 @@ func power(dir string, states []string) (chips []*swtpm.Process, off func() erro
 	}
 	return chips, off, nil
 }
-
-// memoryDir makes a directory in memory, if there is such a place: many nodes
-// share a machine here, and a disk nowhere.
-func memoryDir() (string, error) {
-	const shared = "/dev/shm"
-	if f, err := os.Stat(shared); err == nil && f.IsDir() {
-		return os.MkdirTemp(shared, "benchmarks-")
-	}
-	return os.MkdirTemp("", "benchmarks-")
-}

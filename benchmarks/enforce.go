@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +13,6 @@ import (
 	"github.com/chancery-pki/chancery"
 	agent "github.com/chancery-pki/chancery/agent/run"
 	"github.com/chancery-pki/chancery/agent/state"
-	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 
 const (
@@ -26,35 +24,18 @@ const (
 // program with an swtpm of its own, and looks when the last of the sessions is
 // cut: each agent has verified the list by then, and judged its peers by it.
 func enforcement() (results []Result, err error) {
-	dir, err := memoryDir()
+	w, err := newWorkshop(memoryDir, "./appliance", "./agent")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	appliance, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
-	program, err := build(dir, "./agent")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, appliance, program := w.dir, w.programs[0], w.programs[1]
 	count, rounds := sized(enforcers, 10), sized(enforceRounds, 2)
-	ca := filepath.Join(dir, "manufacturer")
-	states, err := manufacture(filepath.Join(dir, "made"), ca, count+rounds)
+	c, chips, stop, err := newSite(dir, appliance, count+rounds)
 	if err != nil {
 		return nil, err
 	}
-	chips, off, err := power(filepath.Join(dir, "chips"), states)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, off()) }()
-	c, err := startCoordinator(appliance, filepath.Join(dir, "coordinator"), swtpm.Roots(ca))
-	if err != nil {
-		return nil, err
-	}
-	defer c.stop()
+	defer func() { err = errors.Join(err, stop()) }()
 	agents := make([]*running, len(chips))
 	for i := range agents {
 		if agents[i], err = c.startAgent(program, dir, fmt.Sprintf("node-%d", i), chips[i].Device()); err != nil {

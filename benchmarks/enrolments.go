@@ -22,15 +22,12 @@ const (
 // chancery-agent join does: over HTTPS, with the coordinator's program and
 // sealed keys. Each round is a new fleet, and the chips are new again.
 func enrolments() (results []Result, err error) {
-	dir, err := memoryDir()
+	w, err := newWorkshop(memoryDir, "./appliance")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, program := w.dir, w.programs[0]
 	ca := filepath.Join(dir, "manufacturer")
 	start := time.Now()
 	states, err := manufacture(filepath.Join(dir, "made"), ca, atOnce+oneByOne)

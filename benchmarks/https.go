@@ -26,19 +26,12 @@ import (
 // is in SoftHSM, and looks what the coordinator's process spends on a node
 // beside the cryptography in it. The two programs share the machine.
 func enrolHTTPS() (results []Result, err error) {
-	dir, err := os.MkdirTemp("", "benchmarks-")
+	w, err := newWorkshop(diskDir, "./simulator/cmd/chancery-simulator", "./appliance")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	simulator, err := build(dir, "./simulator/cmd/chancery-simulator")
-	if err != nil {
-		return nil, err
-	}
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, simulator, program := w.dir, w.programs[0], w.programs[1]
 	c, maker, err := newPaperCoordinator(program, dir)
 	if err != nil {
 		return nil, err

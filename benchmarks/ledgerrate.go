@@ -41,19 +41,12 @@ type clerkReport struct {
 // the ledger alone, and with the nodes enrolled in the same transactions. Then
 // it has chancery serve start from what the second one left.
 func ledgerRate() (results []Result, err error) {
-	dir, err := os.MkdirTemp("", "benchmarks-")
+	w, err := newWorkshop(diskDir, "./appliance", "./simulator/cmd/chancery-simulator")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
-	simulator, err := build(dir, "./simulator/cmd/chancery-simulator")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, program, simulator := w.dir, w.programs[0], w.programs[1]
 	const command = command + " ledger-rate"
 	for _, part := range []struct {
 		id, what string
@@ -137,27 +130,14 @@ func clerk(j clerkJob) (reports []clerkReport, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, workerName, clerkName)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
+	w, err := startWorker(exec.Command(self, workerName, clerkName), j)
 	if err != nil {
 		return nil, err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, cmd.Wait()) }()
-	if err := errors.Join(json.NewEncoder(in).Encode(j), in.Close()); err != nil {
-		return nil, err
-	}
-	reader := json.NewDecoder(out)
+	defer func() { err = errors.Join(err, w.stop()) }()
 	for range j.Marks {
 		var r clerkReport
-		if err := reader.Decode(&r); err != nil {
+		if err := w.out.Decode(&r); err != nil {
 			return nil, err
 		}
 		fmt.Fprintf(os.Stderr, "clerk: %d in %.1f s, %.0f MB resident, %.0f MB of that anonymous\n", r.Issued, r.Seconds, r.Memory["Rss"], r.Memory["RssAnon"])

@@ -50,31 +50,18 @@ type listenReport struct {
 }
 
 // A listening is a worker of listeners, from outside.
-type listening struct {
-	*worker
-	cmd *exec.Cmd
-}
+type listening struct{ *worker }
 
 func startListeners(j listenJob) (*listening, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, workerName, listenersName)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
+	w, err := startWorker(exec.Command(self, workerName, listenersName), j)
 	if err != nil {
 		return nil, err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	l := &listening{&worker{cmd: cmd, in: json.NewEncoder(in), out: json.NewDecoder(out), pipe: in}, cmd}
-	return l, l.in.Encode(j)
+	return &listening{w}, nil
 }
 
 func (l *listening) order(o listenOrder) (r listenReport, err error) {

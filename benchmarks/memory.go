@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery/internal/child"
-	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 
 const (
@@ -26,34 +25,17 @@ const (
 // certificate and the CRL, waits for the next one, and has a session with a
 // peer, a minute after anything happened.
 func memory() (results []Result, err error) {
-	dir, err := os.MkdirTemp("", "benchmarks-")
+	w, err := newWorkshop(diskDir, "./appliance", "./agent")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	appliance, err := build(dir, "./appliance")
+	defer w.remove(&err)
+	dir, appliance, program := w.dir, w.programs[0], w.programs[1]
+	c, chips, stop, err := newSite(dir, appliance, 2)
 	if err != nil {
 		return nil, err
 	}
-	program, err := build(dir, "./agent")
-	if err != nil {
-		return nil, err
-	}
-	ca := filepath.Join(dir, "manufacturer")
-	states, err := manufacture(filepath.Join(dir, "made"), ca, 2)
-	if err != nil {
-		return nil, err
-	}
-	chips, off, err := power(filepath.Join(dir, "chips"), states)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, off()) }()
-	c, err := startCoordinator(appliance, filepath.Join(dir, "coordinator"), swtpm.Roots(ca))
-	if err != nil {
-		return nil, err
-	}
-	defer c.stop()
+	defer func() { err = errors.Join(err, stop()) }()
 	var nodes [2]*running
 	for i := range nodes {
 		if nodes[i], err = c.startAgent(program, dir, fmt.Sprintf("node-%d", i), chips[i].Device()); err != nil {

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,6 @@ import (
 	"github.com/chancery-pki/chancery/agent/mesh"
 	"github.com/chancery-pki/chancery/agent/state"
 	"github.com/chancery-pki/chancery/simulator/chip"
-	"github.com/chancery-pki/chancery/simulator/swtpm"
 	"github.com/chancery-pki/chancery/tpm"
 )
 
@@ -36,30 +34,17 @@ const (
 // it has nothing to do, and while it is the TLS key itself.
 func meshTPM() (results []Result, err error) {
 	const command = command + " mesh-tpm"
-	dir, err := memoryDir()
+	w, err := newWorkshop(memoryDir, "./appliance")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
+	defer w.remove(&err)
+	dir, program := w.dir, w.programs[0]
+	c, behind, stop, err := newSite(dir, program, 2)
 	if err != nil {
 		return nil, err
 	}
-	ca := filepath.Join(dir, "manufacturer")
-	states, err := manufacture(filepath.Join(dir, "made"), ca, 2)
-	if err != nil {
-		return nil, err
-	}
-	behind, off, err := power(filepath.Join(dir, "chips"), states)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, off()) }()
-	c, err := startCoordinator(program, filepath.Join(dir, "coordinator"), swtpm.Roots(ca))
-	if err != nil {
-		return nil, err
-	}
-	defer c.stop()
+	defer func() { err = errors.Join(err, stop()) }()
 	var nodes [2]*chipNode
 	for i := range nodes {
 		if nodes[i], err = c.newChipNode(fmt.Sprintf("node-%d", i), behind[i].Device(), dir); err != nil {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -26,15 +25,12 @@ const (
 // chips as fast as the named ones, which are never busy and have no jitter.
 // Beside it is how long the model takes for the one command that it is about.
 func models() (results []Result, err error) {
-	dir, err := memoryDir()
+	w, err := newWorkshop(memoryDir, "./appliance")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, program := w.dir, w.programs[0]
 	ca := filepath.Join(dir, "manufacturer")
 	states, err := manufacture(filepath.Join(dir, "made"), ca, modelEnrolments)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -20,15 +19,12 @@ import (
 func proofVerify() (results []Result, err error) {
 	const command = command + " proof-verify"
 	batch := sized(10_000, 1_000)
-	dir, err := os.MkdirTemp("", "benchmarks-")
+	w, err := newWorkshop(diskDir, "./appliance")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, program := w.dir, w.programs[0]
 	c, _, err := newPaperCoordinator(program, dir)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -26,15 +25,12 @@ const (
 // connection under an N:C of its own, looks how much memory that takes there,
 // and revokes other nodes.
 func fanOut() (results []Result, err error) {
-	dir, err := os.MkdirTemp("", "benchmarks-")
+	w, err := newWorkshop(diskDir, "./appliance")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, program := w.dir, w.programs[0]
 	c, maker, err := newPaperCoordinator(program, dir)
 	if err != nil {
 		return nil, err

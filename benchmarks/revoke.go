@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,15 +21,12 @@ import (
 // by a clerk. Meanwhile an operator makes a token every now and then, and what
 // that waits for is the store.
 func revocations() (results []Result, err error) {
-	dir, err := os.MkdirTemp("", "benchmarks-")
+	w, err := newWorkshop(diskDir, "./appliance")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, program := w.dir, w.programs[0]
 	c, _, err := newPaperCoordinator(program, filepath.Join(dir, "fleet"))
 	if err != nil {
 		return nil, err

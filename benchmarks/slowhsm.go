@@ -49,19 +49,12 @@ func slowHSM() (results []Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "benchmarks-")
+	w, err := newWorkshop(diskDir, "./appliance", "./simulator/cmd/chancery-simulator")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := build(dir, "./appliance")
-	if err != nil {
-		return nil, err
-	}
-	simulator, err := build(dir, "./simulator/cmd/chancery-simulator")
-	if err != nil {
-		return nil, err
-	}
+	defer w.remove(&err)
+	dir, program, simulator := w.dir, w.programs[0], w.programs[1]
 	c, maker, err := newPaperCoordinator(program, dir)
 	if err != nil {
 		return nil, err

@@ -19,7 +19,6 @@ import (
 
 	"github.com/chancery-pki/chancery/agent/state"
 	"github.com/chancery-pki/chancery/internal/child"
-	"github.com/chancery-pki/chancery/simulator/swtpm"
 )
 
 // A tunnel is two processes: what connects to one of them is carried over
@@ -61,22 +60,13 @@ func agentTunnel(dir, target string, connections int) (t *tunnel, stop func() er
 	if err != nil {
 		return nil, nil, err
 	}
-	ca := filepath.Join(dir, "manufacturer")
-	states, err := manufacture(filepath.Join(dir, "made"), ca, 2)
-	if err != nil {
-		return nil, nil, err
-	}
-	chips, off, err := power(filepath.Join(dir, "chips"), states)
+	c, chips, off, err := newSite(dir, appliance, 2)
 	if err != nil {
 		return nil, nil, err
 	}
 	t = &tunnel{name: "chancery-agent"}
-	var c *coordinator
 	stop = func() error {
 		t.stop()
-		if c != nil {
-			c.stop()
-		}
 		return off()
 	}
 	defer func() {
@@ -84,9 +74,6 @@ func agentTunnel(dir, target string, connections int) (t *tunnel, stop func() er
 			err = errors.Join(err, stop())
 		}
 	}()
-	if c, err = startCoordinator(appliance, filepath.Join(dir, "coordinator"), swtpm.Roots(ca)); err != nil {
-		return nil, nil, err
-	}
 	near, err := c.startAgent(program, dir, "near", chips[0].Device())
 	if err != nil {
 		return nil, nil, err

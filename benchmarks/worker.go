@@ -51,7 +51,8 @@ type cost struct {
 // workerName is the first argument of a worker that is this program.
 const workerName = "worker"
 
-func startWorker(cmd *exec.Cmd, j job) (*worker, error) {
+// startWorker starts a worker and gives it its first order.
+func startWorker(cmd *exec.Cmd, order any) (*worker, error) {
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -65,7 +66,7 @@ func startWorker(cmd *exec.Cmd, j job) (*worker, error) {
 		return nil, err
 	}
 	w := &worker{cmd: cmd, in: json.NewEncoder(in), out: json.NewDecoder(out), pipe: in}
-	return w, w.in.Encode(j)
+	return w, w.in.Encode(order)
 }
 
 func (w *worker) sign(n int) (c cost, err error) {

@@ -107,3 +107,51 @@ func serveDNS(l net.PacketConn, name []byte, ip net.IP) {
 		l.WriteTo(answer, from)
 	}
 }
+
+// A forward asks for the address once, and again when the node is not there any
+// more. What the configuration says comes first, whenever it is said.
+func TestDiallerAsksOnce(t *testing.T) {
+	c := testcoordinator.New(t, testcoordinator.Options{})
+	one, two := enrol(t, c, "edge-1"), enrol(t, c, "edge-2")
+	two.startReady()
+	dir := one.open()
+	defer dir.Close()
+	a, err := open(dir, one.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	if err := a.keepSession(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	one.eventually("the coordinator has heard of edge-2", func() bool {
+		_, err := a.resolve(t.Context(), "edge-2")
+		return err == nil
+	})
+	if err := a.fetchCRL(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(two.status().Listen)
+	dial := a.dialler()
+	asks := func(want int, good bool) {
+		t.Helper()
+		before := c.Calls("GET /v1/address/{name}")
+		s, err := dial(t.Context(), "edge-2", port)
+		if err == nil {
+			s.Close()
+		}
+		if got := c.Calls("GET /v1/address/{name}") - before; got != want || (err == nil) != good {
+			t.Errorf("asked %d times, %v; want %d, %v", got, err, want, good)
+		}
+	}
+	asks(1, true)
+	asks(0, true)
+	asks(0, true)
+	a.addresses.Store(&map[string]string{"edge-2": "127.0.0.1:1"}) // the port is the forward's
+	asks(0, true)
+	a.addresses.Store(&map[string]string{})
+	if err := two.stop(); err != nil {
+		t.Fatal(err)
+	}
+	asks(1, false)
+}
