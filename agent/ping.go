@@ -71,24 +71,19 @@ func checkPing(r *run.PingRequest) error {
 }
 
 func runPing(c *cobra.Command, f *flags, r *run.PingRequest) error {
-	dir, err := f.look()
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	client := run.Connect(dir)
-	defer client.Close()
 	show := func(e run.PingEvent) { printPing(r.Name, e) }
 	if f.output == cli.JSON {
 		out := json.NewEncoder(os.Stdout) // a line each
 		show = func(e run.PingEvent) { out.Encode(e) }
 	}
 	var end *run.PingEvent
-	err = client.Ping(c.Context(), r, func(e run.PingEvent) {
-		if e.Event == run.EventEnd {
-			end = &e
-		}
-		show(e)
+	err := f.client(func(client *run.Client) error {
+		return client.Ping(c.Context(), r, func(e run.PingEvent) {
+			if e.Event == run.EventEnd {
+				end = &e
+			}
+			show(e)
+		})
 	})
 	switch {
 	case c.Context().Err() != nil:

@@ -166,9 +166,9 @@ func printLive(w io.Writer, l *run.Live) {
 func reloadCommand(f *flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reload",
-		Short: "have the agent read addresses, forwards and exposes in agent.toml again",
-		Long: `Reload has the running agent read addresses, forwards and exposes in agent.toml
-again. Relays that are gone drain, new ones are started, and rules that changed
+		Short: "have the agent read addresses, programs, forwards and exposes in agent.toml again",
+		Long: `Reload has the running agent read addresses, rules for programs, forwards and
+exposes in agent.toml again. Relays that are gone drain, new ones are started, and rules that changed
 count at once: the connections of peers that none allows any more are cut.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

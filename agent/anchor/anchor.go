@@ -24,6 +24,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/state"
+	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/tpm"
 )
 
@@ -42,11 +43,8 @@ func (e *RollbackError) Unwrap() error { return e.Reason }
 // Hint says what to do.
 func (e *RollbackError) Hint() string {
 	hint := "find out who restored the directory or touched the chip; then have the agent take what is newest from the coordinator: chancery-agent anchor reset"
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](e.Reason); ok {
-		hint = h.Hint() + "; then: chancery-agent anchor reset"
+	if h := cli.HintOf(e.Reason); h != "" {
+		hint = h + "; then: chancery-agent anchor reset"
 	}
 	return hint
 }

@@ -6,6 +6,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/chancery-pki/chancery/agent/join"
 	"github.com/chancery-pki/chancery/agent/run"
 	"github.com/chancery-pki/chancery/agent/state"
+	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/tpm"
 )
 
@@ -85,13 +87,7 @@ func (e *examination) note(name, hint, format string, args ...any) {
 
 // bad notes what is wrong; the hint is the error's if there is none.
 func (e *examination) bad(name, hint string, err error) {
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok && hint == "" {
-		hint = h.Hint()
-	}
-	e.checks = append(e.checks, Check{Name: name, Verdict: Bad, What: err.Error(), Hint: hint})
+	e.checks = append(e.checks, Check{Name: name, Verdict: Bad, What: err.Error(), Hint: cmp.Or(hint, cli.HintOf(err))})
 }
 
 // leastFree is how much room the state directory's file system must have.

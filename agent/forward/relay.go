@@ -9,7 +9,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/chancery-pki/chancery"
@@ -169,10 +168,13 @@ func (r *Relay) Run(ctx context.Context) error {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				break
 			}
-			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
+			if socket.Shortage(err) {
 				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 				r.logger.Warn("accepting connections is held up", "relay", r.what, "error", err, "pause", pause)
-				time.Sleep(pause)
+				select {
+				case <-time.After(pause):
+				case <-ctx.Done():
+				}
 				continue
 			}
 			failed = err

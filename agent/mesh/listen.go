@@ -6,10 +6,10 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/chancery-pki/chancery"
+	"github.com/chancery-pki/chancery/internal/socket"
 )
 
 const (
@@ -125,7 +125,7 @@ func (l *Listener) run() {
 	for {
 		raw, err := l.inner.Accept()
 		if err != nil {
-			if !shortage(err) {
+			if !socket.Shortage(err) {
 				l.stop(err)
 				return
 			}
@@ -148,16 +148,6 @@ func (l *Listener) run() {
 			l.serve(raw)
 		})
 	}
-}
-
-// shortage tells errors that pass from those that mean the end of a listener.
-func shortage(err error) bool {
-	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }
 
 // takeSlot waits for a slot. Handshakes that hold one for longer than

@@ -24,12 +24,12 @@ func (a *agent) raiseFloor(made time.Time) {
 // once, so its time has come: one that is ahead of the clock tells that the
 // clock was set back.
 func (a *agent) holdStored(list []byte) error {
-	stored, err := chancery.RestoreCRL(list)
+	head, err := chancery.ParseCRLHead(list)
 	if err != nil {
 		return err
 	}
 	now := a.Now()
-	if made := stored.Head().ThisUpdate; now.Before(made) {
+	if made := head.ThisUpdate; now.Before(made) {
 		now = made
 	}
 	crl, err := a.verifier.UpdateCRL(list, now)

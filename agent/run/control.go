@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -41,7 +43,11 @@ const (
 // listenControl makes the socket. The directory is this process's, so a socket
 // that is there already is what a crash left.
 func (a *agent) listenControl() (net.Listener, error) {
-	l, err := socket.Listen(a.dir.Socket(), 0o600)
+	path := a.dir.Socket()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := socket.Listen(path, 0o600)
 	if err != nil {
 		return nil, &socketError{err}
 	}

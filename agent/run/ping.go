@@ -10,6 +10,7 @@ import (
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/mesh"
 	"github.com/chancery-pki/chancery/agent/ping"
+	"github.com/chancery-pki/chancery/internal/cli"
 )
 
 // A PingRequest asks the agent to ping a peer.
@@ -50,13 +51,7 @@ type PingEvent struct {
 func (a *agent) ping(ctx context.Context, r *PingRequest, tell func(PingEvent)) {
 	end := PingEvent{Event: EventEnd}
 	if err := a.pingSession(ctx, r, tell); err != nil {
-		end.Error = err.Error()
-		if h, ok := errors.AsType[interface {
-			error
-			Hint() string
-		}](err); ok {
-			end.Hint = h.Hint()
-		}
+		end.Error, end.Hint = err.Error(), cli.HintOf(err)
 		if refused, ok := errors.AsType[*chancery.RefusedError](err); ok {
 			end.Refused, end.Check = true, string(refused.Check)
 		}

@@ -43,7 +43,7 @@ type programs struct{ *agent }
 
 func (p programs) Trust() (chancery.Trust, error, <-chan struct{}) {
 	changed := p.changes.wait() // before the look: what changes after it is not missed
-	return p.verifier.Trust(), p.suspension(), changed
+	return p.verifier.Trust(), *p.suspended.Load(), changed
 }
 
 func (p programs) Refresh(ctx context.Context) error { return p.newerCRL(ctx) }

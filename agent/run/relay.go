@@ -15,6 +15,7 @@ import (
 	"github.com/chancery-pki/chancery/agent/forward"
 	"github.com/chancery-pki/chancery/agent/mesh"
 	"github.com/chancery-pki/chancery/agent/state"
+	"github.com/chancery-pki/chancery/internal/cli"
 )
 
 // A RelayRequest asks the agent to relay for as long as the request lasts. One
@@ -161,13 +162,7 @@ func (a *agent) relay(ctx context.Context, request *RelayRequest, tell func(Rela
 		err = a.runRelay(ctx, r)
 	}
 	if err != nil {
-		end.Error = err.Error()
-		if h, ok := errors.AsType[interface {
-			error
-			Hint() string
-		}](err); ok {
-			end.Hint = h.Hint()
-		}
+		end.Error, end.Hint = err.Error(), cli.HintOf(err)
 	}
 	tell(end)
 }
@@ -205,7 +200,8 @@ type reloaded struct {
 
 // reload reads the configuration and has the relays be as it says: new ones are
 // started, those that are gone are stopped, new rules count at once, also for
-// what is open. It tells what it did. A relay that cannot be started is a
+// what is open. Addresses and the rules for programs are
+// taken over too. It tells what it did. A relay that cannot be started is a
 // problem and no error; a file that cannot be read changes nothing.
 func (a *agent) reload(ctx context.Context) (changed []string, err error) {
 	config, err := a.dir.Config()

@@ -67,7 +67,7 @@ type thirdParties struct {
 // An x509Identity is a certificate that accompanies an N:C.
 type x509Identity struct {
 	nc          *chancery.Certificate
-	key         *ecdsa.PrivateKey // nil for N:SK
+	pkcs8       []byte // the key; nil for N:SK
 	keyPEM      []byte
 	certificate *x509.Certificate
 	issuer      *x509.Certificate
@@ -190,12 +190,7 @@ func (a *agent) certifyX509(ctx context.Context, kind string, shown *chancery.Id
 			id.nc = shown.NC
 		}
 	}
-	next := &state.X509{}
-	if id.key != nil {
-		if next.Key, err = x509.MarshalPKCS8PrivateKey(id.key); err != nil {
-			return nil, err
-		}
-	}
+	next := &state.X509{Key: id.pkcs8}
 	if err := a.dir.SaveX509(kind, next); err != nil {
 		return nil, err
 	}
@@ -269,7 +264,7 @@ func (a *agent) x509Key(kind string, pkcs8 []byte) (*x509Identity, chancery.Sign
 	if pkcs8, err = x509.MarshalPKCS8PrivateKey(private); err != nil {
 		return nil, nil, err
 	}
-	return &x509Identity{key: private, keyPEM: encodePEM("PRIVATE KEY", pkcs8)}, softKey{private, public}, nil
+	return &x509Identity{pkcs8: pkcs8, keyPEM: encodePEM("PRIVATE KEY", pkcs8)}, softKey{private, public}, nil
 }
 
 // A softKey is a TLS key in memory, which proves its possession.

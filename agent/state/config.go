@@ -16,7 +16,7 @@ import (
 )
 
 // A Config is what an agent has to be told. The enrolment writes it; operators
-// may edit the addresses.
+// edit what is not the node's name, fleet and chip.
 type Config struct {
 	Name      string   `toml:"name" comment:"name of the node, as in its certificate"`
 	Fleet     string   `toml:"fleet" comment:"pin of the fleet"`

@@ -1,4 +1,4 @@
-// Package socket is Unix sockets of a daemon, and HTTP over them.
+// Package socket is what daemons have to know of sockets.
 package socket
 
 import (
@@ -59,4 +59,15 @@ func Serve(ctx context.Context, s *http.Server, l net.Listener) error {
 		return nil
 	}
 	return err
+}
+
+// Shortage tells errors of Accept that pass from those that mean the end of a
+// listener.
+func Shortage(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
