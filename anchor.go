@@ -6,7 +6,7 @@ import (
 )
 
 // An Anchor is a node's note to itself of what it must not go back behind
-// (docs/protocol.md section 6). It counts together with a counter in the node's
+// (docs/protocol.md section 6.6). It counts together with a counter in the node's
 // chip that only rises, so that an older note, with the state directory that it
 // was restored with, is noticed.
 type Anchor struct {

@@ -7,7 +7,7 @@ import (
 )
 
 // Marshal returns the head alone, as who holds a list shows it to whoever says
-// something else (docs/protocol.md section 6).
+// something else (docs/protocol.md section 6.4).
 func (h *CRLHead) Marshal() []byte {
 	e := artefact(kindHead)
 	h.encode(e)
@@ -18,16 +18,11 @@ func (h *CRLHead) Marshal() []byte {
 // verified; what follows the head of a list or delta is not looked at.
 func ParseCRLHead(b []byte) (*CRLHead, error) {
 	d := open(b, kindHead, 2*maxCRLHead)
-	alone := !d.bad
 	if d.bad {
-		d = open(b, kindCRL, maxCRL)
-	}
-	if d.bad {
-		d = open(b, kindDelta, maxCRL)
-		d.u64()
+		return crlHeadOf(b)
 	}
 	h := d.crlHead()
-	if d.bad || alone && !d.s.Empty() {
+	if d.bad || !d.s.Empty() {
 		return nil, fmt.Errorf("CRL head: %w", ErrMalformed)
 	}
 	return h, nil

@@ -11,8 +11,13 @@
 //   - genesis.go, pointer.go, rollover.go: the fleet, its CA keys, CA:S
 //   - enroll.go, token.go, messages.go: CA:N:S and N:S, and how they travel
 //   - certificate.go: N:C, a Merkle Tree Certificate (package merkle)
-//   - crl.go, crldelta.go, indexset.go, indexmap.go: the CRL
-//   - session.go: the TLS key of the hour, certified by N:SK
+//   - audit.go: what the audit log says
+//   - crl.go, crldelta.go, crlhead.go, crlread.go, indexset.go, indexmap.go,
+//     reason.go: the CRL
+//   - anchor.go: what a node must not go back behind
+//   - session.go, tlskey.go: the TLS key of the hour, certified by N:SK, or
+//     N:SK itself
+//   - x509cert.go, x509crl.go: the same for software that knows X.509 only
 //   - verify.go, witness.go, tls.go: the checks in their order, and crypto/tls
 //
 // A program that wants to know who is at the other end needs a [Verifier] and

@@ -118,24 +118,6 @@ func (m *indexMap) runs(dst []run, buf []uint64, lo, hi uint64) ([]run, []uint64
 	return dst, buf
 }
 
-// all yields the revoked indexes in ascending order.
-func (m *indexMap) all() iter.Seq[uint64] {
-	return func(yield func(uint64) bool) {
-		var set []run
-		var buf []uint64
-		for lo, hi := range m.blocks() {
-			set, buf = m.runs(set[:0], buf, lo, hi)
-			for _, r := range set {
-				for v := r.at; v < r.end(); v++ {
-					if !yield(v) {
-						return
-					}
-				}
-			}
-		}
-	}
-}
-
 // copied returns a map of [first, size) with the indexes of m, which may be
 // nil, in bits of its own. It covers no less at the end and no more at the
 // start.

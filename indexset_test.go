@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -337,6 +338,24 @@ func TestIndexSetPromisesTooMuch(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		if taken := after.TotalAlloc - before.TotalAlloc; taken > 1<<20 || !errors.Is(err, errIndexSet) {
 			t.Errorf("%s: %d bytes taken, %v", name, taken, err)
+		}
+	}
+}
+
+// all yields the revoked indexes in ascending order.
+func (m *indexMap) all() iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		var set []run
+		var buf []uint64
+		for lo, hi := range m.blocks() {
+			set, buf = m.runs(set[:0], buf, lo, hi)
+			for _, r := range set {
+				for v := r.at; v < r.end(); v++ {
+					if !yield(v) {
+						return
+					}
+				}
+			}
 		}
 	}
 }

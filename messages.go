@@ -20,6 +20,7 @@ import (
 //	POST /v1/x509              X509Request -> X509Answer, over a session under the current N:C
 //	PUT  /v1/address           Address, over a session under the current N:C
 //	GET  /v1/address/{name}    -> Address
+//	POST /v1/shown             Shown
 //	GET  /.well-known/chancery/pointer -> the pointer record
 
 // An InitialConnection opens an enrolment or a renewal.

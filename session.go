@@ -60,13 +60,7 @@ func checkSessionValidity(nc *Certificate, notBefore, notAfter time.Time) error 
 // Certificate puts the session certificate together from the TBS and N:SK's
 // signature over it.
 func (s SessionTBS) Certificate(suite Suite, sig Signature) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(s.raw)
-		b.AddBytes(suite.algorithmIdentifier())
-		b.AddASN1BitString(sig.ASN1())
-	})
-	return b.BytesOrPanic()
+	return signed(s.raw, suite, sig)
 }
 
 // sessionTBS writes what [NewSession] signs and the verifier rebuilds.

@@ -36,13 +36,7 @@ func (t X509TBS) message(FleetID, Suite) []byte { return t.raw }
 
 // Certificate returns the DER Certificate with the X.509 issuer's signature.
 func (t X509TBS) Certificate(sig Signature) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(t.raw)
-		b.AddBytes(t.suite.algorithmIdentifier())
-		b.AddASN1BitString(sig.ASN1())
-	})
-	return b.BytesOrPanic()
+	return signed(t.raw, t.suite, sig)
 }
 
 // maxX509 bounds an X.509 certificate: 16 distribution points of up to 300
@@ -224,6 +218,18 @@ func (t tbsCertificate) encode() []byte {
 		b.AddASN1(cbasn1.Tag(3).Constructed().ContextSpecific(), func(b *cryptobyte.Builder) {
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { t.extensions(b) })
 		})
+	})
+	return b.BytesOrPanic()
+}
+
+// signed is a Certificate (RFC 5280 section 4.1): what was signed, the
+// algorithm once more, and the signature.
+func signed(tbs []byte, suite Suite, sig Signature) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(tbs)
+		b.AddBytes(suite.algorithmIdentifier())
+		b.AddASN1BitString(sig.ASN1())
 	})
 	return b.BytesOrPanic()
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // The anchor counter rises with each note that an agent makes of how far it has
-// come (docs/protocol.md section 6). Whoever reaches the chip may move it on,
+// come (docs/protocol.md section 6.6). Whoever reaches the chip may move it on,
 // with the empty password: that voids the note and makes it do good for nobody,
 // and nothing moves the counter back. A counter that the owner removed and made
 // again starts above its old value.

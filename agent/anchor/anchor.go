@@ -2,7 +2,7 @@
 // CRL by an older copy of its state directory.
 //
 // A note in the directory says how far the node had come, and a counter in the
-// chip says which note is the last one (docs/protocol.md section 6). Start with
+// chip says which note is the last one (docs/protocol.md section 6.6). Start with
 // [Make], when the node has its key; [Verify] what is there at each start; and
 // [Move] it when there is more to hold on to.
 //

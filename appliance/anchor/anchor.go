@@ -1,7 +1,7 @@
 // Package anchor notes, outside of a coordinator's database, how far the
 // coordinator has come, so that an older copy of the database is noticed before
 // it takes a revocation back or gives a place in a log out twice
-// (docs/protocol.md section 6).
+// (docs/protocol.md section 6.7).
 //
 // Start with [Open], which compares and refuses, and tell its [Keeper] what is
 // committed with [Keeper.Note].

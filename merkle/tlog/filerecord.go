@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -172,18 +171,18 @@ func sealFile(header string, b []byte) []byte {
 	return append(fmt.Appendf(nil, "%s %s\n", header, fileSum(b)), b...)
 }
 
-func openFile(file, header string, limit int64) ([]byte, error) {
+func openFile(file, header string, limit int) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	b, err := readAll(f, limit)
 	if err != nil {
 		return nil, err
 	}
 	head, rest, _ := bytes.Cut(b, []byte("\n"))
-	if int64(len(b)) > limit || string(head) != header+" "+fileSum(rest) {
+	if string(head) != header+" "+fileSum(rest) {
 		return nil, malformed("damaged, or not a %s", header)
 	}
 	return rest, nil
