@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+
 	"github.com/chancery-pki/chancery/agent/mesh"
 )
 
@@ -14,10 +16,18 @@ import (
 //
 //	program SOCKET serve ADDRESS      says to each peer whom it sees
 //	program SOCKET ask ADDRESS NAME   prints what NAME says, to the end
+//	program SOCKET svid               prints whom SPIFFE's Workload API says it is
 //
 // It has no flags, no files and no chip.
 func program(args []string) error {
 	ctx := context.Background()
+	if args[1] == "svid" {
+		svid, err := workloadapi.FetchX509SVID(ctx, workloadapi.WithAddr("unix://"+args[0]))
+		if err == nil {
+			fmt.Printf("you are %s, serial %s\n", svid.ID, svid.Certificates[0].SerialNumber)
+		}
+		return err
+	}
 	node, err := mesh.Connect(ctx, args[0], mesh.Config{})
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ type agent struct {
 	asked    chan struct{} // asks the key loop to attest now; has room for one
 
 	suspended atomic.Pointer[error]
-	changes   changes // of what is trusted, for programs
+	changes   changes // for programs
 	rules     atomic.Pointer[[]local.Rule]
 	relays    relays
 	third     thirdParties
@@ -280,8 +280,8 @@ func (a *agent) run(ctx context.Context) error {
 		group.Go(func() error { loop(ctx); return nil })
 	}
 	group.Go(func() error { return a.serveControl(ctx, control) })
-	if forPrograms != nil {
-		group.Go(func() error { return a.servePrograms(ctx, forPrograms) })
+	for _, s := range forPrograms {
+		group.Go(func() error { return s.serve(ctx, s.Listener) })
 	}
 	a.Logger.Info("running", "node", a.config.Name, "listen", a.listener.Addr().String(), "chip", *a.chipInfo.Load())
 	return group.Wait()

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/chancery-pki/chancery/agent/coordinator"
@@ -59,6 +60,14 @@ type socketError struct{ err error }
 func (e *socketError) Error() string { return "the agent's socket: " + e.err.Error() }
 func (e *socketError) Unwrap() error { return e.err }
 func (e *socketError) Hint() string {
+	switch {
+	case errors.Is(e.err, syscall.EADDRINUSE):
+		return "another program listens there: stop it, or name another path"
+	case errors.Is(e.err, fs.ErrNotExist):
+		return "make its directory"
+	case errors.Is(e.err, fs.ErrPermission):
+		return "let the agent's user write its directory"
+	}
 	return "a socket's path has at most 107 bytes; choose a shorter state directory with --state"
 }
 

@@ -10,10 +10,11 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/local"
+	"github.com/chancery-pki/chancery/agent/spiffe"
 )
 
-// changes tells programs that what the agent trusts has changed, or the N:C that
-// it shows. The zero value is ready.
+// changes tells that what the agent trusts has changed, the N:C that it shows, or
+// the rules for programs. The zero value is ready.
 type changes struct {
 	// mu guards next, which is closed with the next change.
 	mu   sync.Mutex
@@ -66,24 +67,61 @@ func (k nodeKey) Sign(ctx context.Context, fleet chancery.FleetID, s chancery.St
 	return k.key.Load().Sign(ctx, fleet, s)
 }
 
-// listenPrograms makes the socket for programs, if the configuration has one.
-func (a *agent) listenPrograms() (net.Listener, error) {
-	if a.config.ProgramsSocket == "" {
-		return nil, nil
-	}
-	l, err := local.Listen(a.config.ProgramsSocket)
-	if err != nil {
-		return nil, &socketError{err}
-	}
-	return l, nil
+// Follow gives programs the X.509 certificate with a software key: they sign
+// with it themselves.
+func (p programs) Follow(ctx context.Context, look func(*spiffe.SVID, error) error) error {
+	return p.followX509(ctx, KeySoftware, func(id *x509Identity, list *x509List, err error) error {
+		if id == nil || list == nil {
+			return look(nil, err)
+		}
+		return look(&spiffe.SVID{
+			ID: id.nc.SPIFFEID(), TrustDomain: "spiffe://" + id.nc.TrustDomain,
+			Certificate: id.certificate.Raw, Key: id.pkcs8, Bundle: id.issuer.Raw, CRL: list.Raw,
+		}, err)
+	})
 }
 
-// servePrograms answers programs until ctx ends.
+// A programSocket is where programs are answered.
+type programSocket struct {
+	net.Listener
+	serve func(context.Context, net.Listener) error
+}
+
+// listenPrograms makes the sockets for programs that the configuration has.
+func (a *agent) listenPrograms() (sockets []programSocket, err error) {
+	for _, s := range []struct {
+		path  string
+		serve func(context.Context, net.Listener) error
+	}{{a.config.ProgramsSocket, a.servePrograms}, {a.config.SPIFFESocket, a.serveSPIFFE}} {
+		if s.path == "" {
+			continue
+		}
+		l, err := local.Listen(s.path)
+		if err != nil {
+			for _, s := range sockets {
+				s.Close()
+			}
+			return nil, &socketError{err}
+		}
+		sockets = append(sockets, programSocket{l, s.serve})
+	}
+	return sockets, nil
+}
+
+// servePrograms answers programs that know this fleet until ctx ends.
 func (a *agent) servePrograms(ctx context.Context, l net.Listener) error {
-	return local.Serve(ctx, l, local.Config{Source: programs{a}, Name: a.config.Name, Logger: a.Logger, Allow: func(c local.Caller) bool {
-		rules := *a.rules.Load()
-		return c.UID == uint32(os.Geteuid()) || slices.ContainsFunc(rules, func(r local.Rule) bool { return r.Allows(c) })
-	}})
+	return local.Serve(ctx, l, local.Config{Source: programs{a}, Name: a.config.Name, Logger: a.Logger, Allow: a.allows})
+}
+
+// serveSPIFFE answers those that know SPIFFE.
+func (a *agent) serveSPIFFE(ctx context.Context, l net.Listener) error {
+	return spiffe.Serve(ctx, l, spiffe.Config{Source: programs{a}, Allow: a.allows, Logger: a.Logger})
+}
+
+// allows tells whether a program may have a share in the node's identity.
+func (a *agent) allows(c local.Caller) bool {
+	rules := *a.rules.Load()
+	return c.UID == uint32(os.Geteuid()) || slices.ContainsFunc(rules, func(r local.Rule) bool { return r.Allows(c) })
 }
 
 // newSession has N:SK certify a session key (docs/protocol.md section 7).

@@ -210,6 +210,7 @@ func (a *agent) reload(ctx context.Context) (changed []string, err error) {
 	}
 	a.addresses.Store(&config.Addresses)
 	a.rules.Store(&config.Programs)
+	a.changes.tell()
 	want := map[string]RelayRequest{}
 	for i := range config.Forward {
 		want["forward "+config.Forward[i].Listen] = RelayRequest{Forward: &config.Forward[i]}

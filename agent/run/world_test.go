@@ -247,6 +247,11 @@ func (m *machine) agent(clock *time.Duration) *agent {
 
 func (m *machine) nodeKey() chancery.PublicKey {
 	m.t.Helper()
+	return m.nodeCertificate().NodeKey
+}
+
+func (m *machine) nodeCertificate() *chancery.Certificate {
+	m.t.Helper()
 	dir, err := state.Look(m.path)
 	if err != nil {
 		m.t.Fatal(err)
@@ -256,7 +261,7 @@ func (m *machine) nodeKey() chancery.PublicKey {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return nc.NodeKey
+	return nc
 }
 
 // logs writes an agent's log to the test's, and counts lines.

@@ -85,32 +85,46 @@ func (a *agent) watchX509(ctx context.Context, r *X509Request, tell func(X509Eve
 		tell(X509Event{Error: fmt.Sprintf("the key is to be %q or %q", KeySoftware, KeyTPM)})
 		return
 	}
-	failed := pause{longest: time.Minute}
 	var told X509Event
-	for ctx.Err() == nil {
-		changed := a.changes.wait() // before the look: what changes after it is not missed
-		id, list, err := a.x509(ctx, r.Key)
-		if err == nil || id != nil && list != nil {
+	a.followX509(ctx, r.Key, func(id *x509Identity, list *x509List, err error) error {
+		if id != nil && list != nil {
 			if set := newX509Set(id, list); told.Set == nil || !bytes.Equal(set.Certificate, told.Set.Certificate) || !bytes.Equal(set.CRL, told.Set.CRL) {
 				told.Set = set
 				tell(X509Event{Set: set})
 			}
 		}
+		if err == nil {
+			told.Error = ""
+		} else if e := (X509Event{Error: err.Error(), Hint: cli.HintOf(err)}); e.Error != told.Error && ctx.Err() == nil {
+			told.Error = e.Error
+			tell(e)
+		}
+		return nil
+	})
+}
+
+// followX509 looks at the certificate and the list now and whenever they may
+// have changed, until ctx ends or look returns an error. Without an error there
+// are both of them.
+func (a *agent) followX509(ctx context.Context, kind string, look func(*x509Identity, *x509List, error) error) error {
+	failed := pause{longest: time.Minute}
+	for {
+		changed := a.changes.wait() // before the look: what changes after it is not missed
+		id, list, err := a.x509(ctx, kind)
 		wait := idle
 		if err != nil {
 			wait = failed.next()
-			if e := (X509Event{Error: err.Error(), Hint: cli.HintOf(err)}); e.Error != told.Error && ctx.Err() == nil {
-				told.Error = e.Error
-				tell(e)
-			}
 		} else {
-			told.Error = ""
 			failed.reset()
+		}
+		if err := look(id, list, err); err != nil {
+			return err
 		}
 		select {
 		case <-changed:
 		case <-time.After(wait):
 		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }

@@ -33,11 +33,12 @@ type Config struct {
 	Session string `toml:"session,omitempty" comment:"'tpm' has the chip sign in each handshake; by default it certifies a key for them, once an hour"`
 
 	ProgramsSocket string `toml:"programs_socket,omitempty" comment:"Unix socket at which programs have a share in the node's identity; empty: none"`
+	SPIFFESocket   string `toml:"spiffe_socket,omitempty" comment:"Unix socket of the SPIFFE Workload API and of Envoy's SDS; empty: none"`
 
 	// What follows is read again by chancery-agent reload.
 
 	Addresses map[string]string `toml:"addresses,omitempty" comment:"where peers are, NODE = 'HOST:PORT', before anybody is asked"`
-	Programs  []local.Rule      `toml:"program,omitempty" comment:"who may use programs_socket, beside the agent's own user"`
+	Programs  []local.Rule      `toml:"program,omitempty" comment:"who may use programs_socket and spiffe_socket, beside the agent's own user"`
 	Forward   []Relay           `toml:"forward,omitempty"`
 	Expose    []Relay           `toml:"expose,omitempty"`
 }
