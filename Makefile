@@ -4,7 +4,7 @@
 BIN := bin
 GO  ?= go
 
-.PHONY: build demo test bench test-full fuzz deps deps-test deps-bench clean
+.PHONY: build demo test bench bench-full bench-check bench-profiles test-full fuzz deps deps-test deps-bench clean
 
 build:
 	$(GO) build -o $(BIN)/chancery ./appliance
@@ -21,13 +21,27 @@ test: deps-test
 	@unformatted="$$(gofmt -l .)"; test -z "$$unformatted" || { echo "error: not formatted: $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) test -timeout 20m ./...
+	$(GO) test -C benchmarks/plot ./...
 
 # What takes longer: the race detector, more rounds of pulled plugs, fuzzing.
 test-full: test fuzz
 	CHANCERY_FULL=1 $(GO) test -race -timeout 60m ./...
 
+# What matters most, in minutes; all of it, in hours; whether a ratio has fallen
+# since it was recorded; and where the time goes.
 bench: deps-test deps-bench
+	$(GO) run ./benchmarks core
+	$(GO) run -C benchmarks/plot . ../results
+
+bench-full: deps-test deps-bench
 	$(GO) run ./benchmarks
+	$(GO) run -C benchmarks/plot . ../results
+
+bench-check: deps-test
+	$(GO) run ./benchmarks -check core
+
+bench-profiles: deps-test
+	$(GO) run ./benchmarks -profiles
 
 # Every fuzz target for FUZZTIME.
 FUZZTIME ?= 30s
@@ -42,7 +56,7 @@ deps-test:
 
 # Peers of the benchmarks. One that is missing is named as absent.
 deps-bench:
-	-scripts/deps stunnel4 nginx libnginx-mod-stream
+	-scripts/deps stunnel4 nginx libnginx-mod-stream openssh-client libengine-pkcs11-openssl
 
 clean:
 	rm -rf $(BIN)

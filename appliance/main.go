@@ -106,7 +106,7 @@ func (a *app) command() *cobra.Command {
 		return cli.Usage("see: "+c.CommandPath()+" --help", "%v", err)
 	})
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.statusCommand(), a.tokenCommand(), a.nodeCommand(), a.certCommand(),
-		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.anchorCommand(), a.forkCommand(), a.recoverCommand(), a.auditCommand(), a.witnessCommand(), a.pcrCommand(), a.policyCommand(), a.ekRootsCommand(), a.ekCommand(), a.hsmCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
+		a.caCommand(), a.crlCommand(), a.pointerCommand(), a.logCommand(), a.anchorCommand(), a.forkCommand(), a.recoverCommand(), a.auditCommand(), a.witnessCommand(), a.pcrCommand(), a.policyCommand(), a.ekRootsCommand(), a.ekCommand(), a.hsmCommand(), a.benchCommand(), a.inspectCommand(), a.demoCommand(), a.versionCommand())
 	strict(root)
 	return root
 }

@@ -123,7 +123,7 @@ func crlLookup() (results []Result, err error) {
 	if !hasBarrier {
 		return []Result{absent("crl-lookup", errors.New("no barrier for this processor"))}, nil
 	}
-	chart := chart{title: "A lookup in a CRL, each waited for, 1 % revoked", y: "nanoseconds of CPU time", x: "size of the bitmap, MB", log: true}
+	chart := chart{Title: "A lookup in a CRL, each waited for, 1 % revoked", Y: "nanoseconds of CPU time", X: "size of the bitmap, MB", Log: true}
 	for _, issued := range []uint64{1e6, 1e7, 1e8, 1e9}[:sized(4, 3)] {
 		more, err := lookups(issued, &chart)
 		if err != nil {
@@ -133,7 +133,7 @@ func crlLookup() (results []Result, err error) {
 			results = append(results, more...)
 		}
 	}
-	return results, chart.write("crl-lookup.svg")
+	return results, chart.write("crl-lookup")
 }
 
 func lookups(issued uint64, chart *chart) (results []Result, err error) {

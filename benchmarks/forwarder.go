@@ -79,7 +79,7 @@ func forwarder() (results []Result, err error) {
 			}
 			c := Result{ID: id + "-cpu", What: "microseconds of CPU of both processes for a " + k.unit + " of these", Ours: median(all[0].cost), Beside: median(all[i+1].cost), Peer: t.name, Met: true, Command: command}
 			c.Ratio = c.Beside / c.Ours
-			results = append(results, r, c)
+			results = append(results, r.of(all[0].rate, all[i+1].rate), c.of(all[0].cost, all[i+1].cost))
 		}
 	}
 	return results, nil

@@ -40,7 +40,7 @@ func proof() ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, peers, err := beside(2000, func() error {
+	p, err := beside(2000, func() error {
 		if h, err := nc.SubtreeHash(); err != nil || h != want {
 			return fmt.Errorf("proof does not hold: %v", err)
 		}
@@ -54,6 +54,7 @@ func proof() ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []Result{{ID: "n-c-cached-subtree", What: "microseconds to verify N:C out of a batch of 10,000 whose subtree is known", Ours: ours, Beside: peers,
-		Peer: "ECDSA P-256 over the certificate", Ratio: peers / ours, Target: ">= 15", Met: peers/ours >= 15, Command: command}}, nil
+	ours, peers := median(p.ours), median(p.beside)
+	return []Result{Result{ID: "n-c-cached-subtree", What: "microseconds to verify N:C out of a batch of 10,000 whose subtree is known", Ours: ours, Beside: peers,
+		Peer: "ECDSA P-256 over the certificate", Ratio: peers / ours, Target: ">= 15", Met: peers/ours >= 15, Command: command}.of(p.ours, p.beside)}, nil
 }

@@ -10,9 +10,6 @@ import (
 	"fmt"
 	"math/big"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 
 	"github.com/ThalesIgnite/crypto11"
 	"github.com/miekg/pkcs11"
@@ -159,15 +156,4 @@ func openCrypto11(j job) (*side, error) {
 		}
 		return nil
 	}, close: c.Close}, nil
-}
-
-// buildThales builds the program in peers/thales, whose dependencies are not
-// ours.
-func buildThales(dir string) (path string, err error) {
-	path = filepath.Join(dir, "thales")
-	out, err := exec.Command("go", "build", "-C", filepath.Join("benchmarks", "peers", "thales"), "-o", path, ".").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(out)), " "))
-	}
-	return path, nil
 }

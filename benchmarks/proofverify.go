@@ -185,5 +185,5 @@ func cachedSubtree(o *office, batch []*chancery.Certificate) (r Result, err erro
 	}
 	a, b := median(checks), median(signatures)
 	return Result{ID: "n-c-check-cached", What: fmt.Sprintf("microseconds of the N:C check, the CRL's and remembering the peer, out of a batch of %d of which another one was verified", len(batch)),
-		Ours: a, Beside: b, Peer: "ecdsa.VerifyASN1, P-256", Ratio: b / a, Met: true}, nil
+		Ours: a, Beside: b, Peer: "ecdsa.VerifyASN1, P-256", Ratio: b / a, Met: true}.of(checks, signatures), nil
 }

@@ -55,7 +55,7 @@ func signing() (results []Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	thales, noThales := buildThales(dir)
+	thales, noThales := buildPeer(dir, "thales")
 	j := job{URI: token.URI.String(), Module: token.URI.ModulePath, Token: token.URI.Token, PINFile: filepath.Join(dir, "token", "pin"), Key: keyLabel,
 		Message: chancery.Message(chancery.FleetID{}, chancery.P256, statement), Latch: dir}
 	ours := func(role string, sessions, callers int) *contender {
@@ -248,5 +248,5 @@ func (us *contender) beside(peer *contender, id, what, name string, target float
 	r.Beside = median(peer.costs)
 	r.Ratio = r.Beside / r.Ours
 	r.Met = r.Ratio >= target
-	return r
+	return r.of(us.costs, peer.costs)
 }

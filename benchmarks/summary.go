@@ -21,6 +21,8 @@ type Result struct {
 	Target  string  `json:"target"` // of the ratio; empty: the line informs, and is met
 	Met     bool    `json:"met"`
 	Command string  `json:"command"`
+
+	rounds [2][]float64 // of ours and beside, if there were some; see rawLines
 }
 
 func (r Result) String() string {
