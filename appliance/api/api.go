@@ -8,10 +8,12 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 
@@ -51,10 +53,24 @@ func init() {
 func newAPI(title string) (*http.ServeMux, huma.API) {
 	mux := http.NewServeMux()
 	config := huma.DefaultConfig(title, "1")
+	config.Formats = map[string]huma.Format{"application/json": strict, "json": strict}
 	config.CreateHooks = nil // no $schema fields in answers
 	config.DocsPath = ""     // the description is there; a page that loads scripts from elsewhere is not
 	return mux, humago.New(mux, config)
 }
+
+// strict is JSON without fields that nobody knows, and with nothing after it.
+var strict = huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: func(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("there is something after the value")
+	}
+	return nil
+}}
 
 // handle turns what a handler returns into an answer.
 func handle[I, O any](logger *slog.Logger, f func(context.Context, *I) (*O, error)) func(context.Context, *I) (*O, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"mime"
 	"net/http"
 	"time"
 
@@ -70,8 +71,16 @@ func NewNode(n *Node) http.Handler {
 	limit := newLimiter(n.Rate)
 	enrolment := func(o *huma.Operation) {
 		o.MaxBodyBytes, o.BodyReadTimeout = maxBody, bodyTime
+		// The gates look at all of it; to validate it before is to decode it
+		// twice.
+		o.SkipValidateBody = true
 		o.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
-			if r, _ := humago.Unwrap(ctx); !limit.allow(r) {
+			r, _ := humago.Unwrap(ctx)
+			if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); r.Method == http.MethodPost && (err != nil || kind != "application/json") {
+				huma.WriteErr(api, ctx, http.StatusUnsupportedMediaType, "the body is to be application/json")
+				return
+			}
+			if !limit.allow(r) {
 				ctx.SetHeader("Retry-After", "1")
 				huma.WriteErr(api, ctx, http.StatusTooManyRequests, "too many enrolments from this address; try again")
 				return

@@ -102,9 +102,12 @@ func TestBadRequests(t *testing.T) {
 			code                                  string
 		}{
 			{"no body", "POST", "/v1/enroll", "application/json", ``, 400, "invalid"},
-			{"no JSON", "POST", "/v1/enroll", "application/json", `n_pk`, 400, "invalid"},
+			{"no JSON", "POST", "/v1/enroll", "application/json", `n_pk`, 422, "invalid"},
+			{"something after it", "POST", "/v1/enroll", "application/json", `{} {}`, 422, "invalid"},
+			{"an unknown field of an enrolment", "POST", "/v1/enroll", "application/json", `{"surprise":1}`, 422, "invalid"},
+			{"no content type", "POST", "/v1/enroll", "", `{}`, 415, "invalid"},
 			{"an array", "POST", "/v1/enroll", "application/json", `[]`, 422, "invalid"},
-			{"nothing in it", "POST", "/v1/enroll", "application/json", `{}`, 422, "invalid"},
+			{"nothing in it", "POST", "/v1/enroll", "application/json", `{}`, 400, "malformed"},
 			{"an unknown field", "POST", "/v1/reseal", "application/json", `{"node_id":"00","surprise":1}`, 422, "invalid"},
 			{"a number for a string", "POST", "/v1/reseal", "application/json", `{"node_id":7}`, 422, "invalid"},
 			{"no base64", "POST", "/v1/reseal", "application/json", `{"node_id":"00","challenge":"%%%"}`, 422, "invalid"},

@@ -179,8 +179,9 @@ func TestRevocation(t *testing.T) {
 	w.Check()
 }
 
-// A revocation that comes after the submission was accepted and before the
-// entry is appended still keeps the certificate back.
+// A revocation that comes before the entry is appended still keeps the
+// certificate back. The submission has its verdict from the ledger, where it is
+// in line, or is about to be, when the revocation comes.
 func TestRevokedBeforeAppend(t *testing.T) {
 	w := newWorld(t)
 	n := w.node("edge-1", false)
@@ -203,13 +204,15 @@ func TestRevokedBeforeAppend(t *testing.T) {
 			t.Errorf("verdict %+v", v)
 		}
 	})
-	w.eventually("the submission is accepted", func() bool { return w.intakeRow(answer).State == store.IntakeApproved })
 	all.Go(func() { w.revoke("edge-1") })
 	w.eventually("the node is revoked", func() bool { return w.nodeRow(n.ID()).State == store.NodeRevoked })
 	release()
 	all.Wait()
 	if w.Ledger.Size() != 1 || w.CA.Signed(appliancetest.Subtree) != 1 {
 		t.Errorf("%d entries, %d subtrees signed", w.Ledger.Size(), w.CA.Signed(appliancetest.Subtree))
+	}
+	if row := w.intakeRow(answer); row.State != store.IntakeRefused || row.Reason != "node revoked" {
+		t.Errorf("the intake is %s: %q", row.State, row.Reason)
 	}
 	w.Check()
 }

@@ -48,27 +48,41 @@ func (a *Authority) Submit(ctx context.Context, id chancery.IntakeID, sub *chanc
 	if err := a.prove(in, sub); err != nil {
 		return nil, err
 	}
-	state := store.IntakeApproved
-	if in.Facts.Approvals > 0 {
-		state = store.IntakePending
-	}
 	in.NS, in.Submission, in.Submitted = sub.NS, sub, a.Now()
-	err = a.Store.Update(ctx, func(tx *store.Tx) error {
-		// First: a repetition must not be told that it has used up the token
-		// itself.
-		if err := tx.SubmitIntake(in, state); err != nil || in.Token == nil {
-			return err
-		}
-		return notUsable(tx.UseToken(chancery.TokenID(in.Token)))
-	})
-	if errors.Is(err, store.ErrNotFound) { // a repetition was faster
+	var v *chancery.Verdict
+	if in.Facts.Approvals > 0 {
+		v = &chancery.Verdict{Status: chancery.VerdictPending}
+		err = a.Store.Update(ctx, func(tx *store.Tx) error { return submit(tx, in, store.IntakePending) })
+	} else {
+		// What is submitted and what is issued for it are one change.
+		v, err = a.issue(ctx, in)
+	}
+	if errors.Is(err, errSettled) { // a repetition was faster
 		return a.Submit(ctx, id, sub)
 	}
 	if err != nil {
 		return nil, err
 	}
-	in.State = state
-	return a.verdict(ctx, in)
+	return v, nil
+}
+
+// submit notes the submission of an open intake. First of all it looks whether
+// it is open: a repetition must not be told that it has used up the token
+// itself.
+func submit(tx *store.Tx, in *store.Intake, state string) error {
+	now, err := tx.IntakeState(in.ID)
+	if err != nil {
+		return err
+	}
+	if now != store.IntakeOpen {
+		return errSettled
+	}
+	if in.Token != nil {
+		if err := notUsable(tx.UseToken(chancery.TokenID(in.Token))); err != nil {
+			return err
+		}
+	}
+	return tx.SubmitIntake(in, state)
 }
 
 func notUsable(err error) error {
@@ -233,12 +247,16 @@ func (a *Authority) verdict(ctx context.Context, in *store.Intake) (*chancery.Ve
 	return a.issue(ctx, in)
 }
 
-// issue takes an approved intake through the ledger. Whoever is second finds
-// the intake issued and reads the certificate.
+// issue takes an intake through the ledger: one that is approved, or an open one
+// together with its submission. Whoever is second finds an approved intake issued
+// and reads the certificate; of an open one he is told errSettled.
 func (a *Authority) issue(ctx context.Context, in *store.Intake) (*chancery.Verdict, error) {
 	nc, err := a.Ledger.Issue(ctx, &request{a: a, in: in})
 	if err == nil {
 		return &chancery.Verdict{Status: chancery.VerdictIssued, NC: nc}, nil
+	}
+	if e, ok := errors.AsType[*notSubmittedError](err); ok {
+		return nil, e.error
 	}
 	if errors.Is(err, errSettled) {
 		return a.Verdict(ctx, in.ID)
@@ -268,10 +286,14 @@ func (a *Authority) issue(ctx context.Context, in *store.Intake) (*chancery.Verd
 // errSettled means that an intake is not waiting to be issued any more.
 var errSettled = errors.New("intake is settled")
 
-// A request is an approved intake on its way into the log.
+// A notSubmittedError is why an open intake was not submitted. Nothing of it was
+// noted.
+type notSubmittedError struct{ error }
+
+// A request is an intake on its way into the log.
 type request struct {
 	a         *Authority
-	in        *store.Intake // as it was submitted; nothing but its state has changed since
+	in        *store.Intake // as it was submitted, or is to be; nothing but its state has changed since
 	notBefore time.Time     // of the last Prepare
 }
 
@@ -279,11 +301,13 @@ type request struct {
 // changed since the gates.
 func (r *request) Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject, error) {
 	in, f := r.in, &r.in.Facts
-	state, err := tx.IntakeState(in.ID)
-	if err != nil {
+	if in.State == store.IntakeOpen {
+		if err := submit(tx, in, store.IntakeApproved); err != nil {
+			return nil, &notSubmittedError{err}
+		}
+	} else if state, err := tx.IntakeState(in.ID); err != nil {
 		return nil, err
-	}
-	if state != store.IntakeApproved {
+	} else if state != store.IntakeApproved {
 		return nil, errSettled
 	}
 	list, err := tx.Rivals(in.NodeID, in.Name, f.EKDigest)
