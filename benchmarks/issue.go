@@ -36,6 +36,7 @@ type rival struct {
 var rivals = []rival{
 	{"crypto11", "crypto11", "ThalesGroup/crypto11 and x509.CreateCertificate", false},
 	{"pkcs11", "pkcs11", "miekg/pkcs11 and x509.CreateCertificate", false},
+	{"bare", "bare", "miekg/pkcs11 and a template of bytes, signatures not verified", false},
 	{"cfssl", "cfssl", "cfssl v1.6.5, its signer", false},
 	{"step-ca", "step-ca", stepCA.name() + ", over HTTPS", true},
 }

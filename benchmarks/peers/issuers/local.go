@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	encoding "encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -81,9 +84,70 @@ func standard(ca *x509.Certificate, key crypto.Signer) issuer {
 	}
 }
 
-// openPKCS11 is the least that can be done: the binding itself, and a session
-// for each caller.
+// openPKCS11 has the standard library write certificates, which verifies them
+// too, and the binding itself sign.
 func openPKCS11(j *job, ca *x509.Certificate, _ []*request) (issuer, error) {
+	key, err := openRawKey(j, ca)
+	if err != nil {
+		return nil, err
+	}
+	return standard(ca, key), nil
+}
+
+// openBare is the least that can be done: the bytes of a certificate with
+// another serial number, name and key in it, and a signature at which nobody
+// looks.
+func openBare(j *job, ca *x509.Certificate, requests []*request) (issuer, error) {
+	key, err := openRawKey(j, ca)
+	if err != nil {
+		return nil, err
+	}
+	first := requests[0]
+	der, err := standard(ca, key)(first)
+	if err != nil {
+		return nil, err
+	}
+	template, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	point, err := first.key.PublicKey.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	var algorithm cryptobyte.Builder
+	algorithm.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(encoding.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}) // ecdsa-with-SHA256
+	})
+	identifier := algorithm.BytesOrPanic()
+	return func(r *request) ([]byte, error) {
+		serial := make([]byte, len(template.SerialNumber.Bytes()))
+		rand.Read(serial)
+		serial[0] = template.SerialNumber.Bytes()[0]
+		own, err := r.key.PublicKey.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		tbs := bytes.Replace(template.RawTBSCertificate, template.SerialNumber.Bytes(), serial, 1)
+		tbs = bytes.ReplaceAll(tbs, []byte(first.name), []byte(r.name)) // names are as long as each other
+		tbs = bytes.Replace(tbs, point, own, 1)
+		digest := sha256.Sum256(tbs)
+		sig, err := key.Sign(nil, digest[:], crypto.SHA256)
+		if err != nil {
+			return nil, err
+		}
+		var b cryptobyte.Builder
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddBytes(tbs)
+			b.AddBytes(identifier)
+			b.AddASN1BitString(sig)
+		})
+		return b.Bytes()
+	}, nil
+}
+
+// openRawKey opens a session for each caller.
+func openRawKey(j *job, ca *x509.Certificate) (*rawKey, error) {
 	pin, err := os.ReadFile(j.PINFile)
 	if err != nil {
 		return nil, err
@@ -120,7 +184,7 @@ func openPKCS11(j *job, ca *x509.Certificate, _ []*request) (issuer, error) {
 			}
 			k.sessions <- s
 		}
-		return standard(ca, k), nil
+		return k, nil
 	}
 	return nil, fmt.Errorf("no token %q", j.Token)
 }

@@ -59,6 +59,7 @@ var issuers = map[string]struct {
 	module string
 }{
 	"crypto11": {openCrypto11, "github.com/ThalesGroup/crypto11"},
+	"bare":     {openBare, "github.com/miekg/pkcs11"},
 	"pkcs11":   {openPKCS11, "github.com/miekg/pkcs11"},
 	"cfssl":    {openCFSSL, "github.com/cloudflare/cfssl"},
 	"step-ca":  {openStepCA, ""},
