@@ -37,7 +37,7 @@ bench-full: deps-test deps-bench
 	$(GO) run ./benchmarks
 	$(GO) run -C benchmarks/plot . ../results
 
-bench-check: deps-test
+bench-check: deps-test deps-bench
 	$(GO) run ./benchmarks -check core
 
 bench-profiles: deps-test

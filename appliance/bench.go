@@ -56,7 +56,7 @@ type benchCRL struct {
 }
 
 // enrolmentCost is how many P-256 verifications take the CPU of a whole
-// enrolment over HTTPS: go run ./benchmarks enrol-https n-c-cached-subtree.
+// enrolment over HTTPS: go run ./benchmarks enrol-https proof.
 const enrolmentCost = 45
 
 func (a *app) benchCommand() *cobra.Command {
@@ -102,7 +102,7 @@ coordinator that runs, and leaves nothing behind.`, Args: cobra.NoArgs, RunE: fu
 	c.Flags().IntVar(&nodes, "nodes", 1_000_000, "of the fleet")
 	c.Flags().DurationVar(&life, "life", 7*24*time.Hour, "of its certificates")
 	c.Flags().DurationVar(&each, "time", 3*time.Second, "how long to measure the token and the disk each; the ledger twice as long")
-	c.Flags().StringVar(&model, "device-model", "", "measure with a SoftHSM that has the speed of a device: "+deviceModels())
+	c.Flags().StringVar(&model, "device-model", "", "measure with a SoftHSM that has the speed of a device, and the disk of the directory for temporary files: "+deviceModels())
 	return c
 }
 

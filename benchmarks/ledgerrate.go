@@ -103,7 +103,7 @@ func rates(id, what, command string, target float64, reports []clerkReport) (res
 	later := float64(last.Issued-before.Issued) / (last.Seconds - before.Seconds)
 	early := float64(first.Issued) / first.Seconds
 	results = append(results, r,
-		Result{ID: id + "-rate-late", What: fmt.Sprintf("the same, of the last %d", last.Issued-before.Issued), Ours: later, Beside: early,
+		Result{ID: id + "-rate-late", What: fmt.Sprintf("certificates a second, of the last %d", last.Issued-before.Issued), Ours: later, Beside: early,
 			Peer: fmt.Sprintf("of the first %d", first.Issued), Ratio: later / early, Met: true, Command: command},
 		Result{ID: id + "-cpu", What: "microseconds of CPU of each, the signer process not counted", Ours: last.CPU * 1e6 / float64(last.Issued), Beside: 1e6 * float64(runtime.NumCPU()) / 20_000,
 			Peer: "what there is for 20,000 a second", Ratio: 1e6 * float64(runtime.NumCPU()) / 20_000 / (last.CPU * 1e6 / float64(last.Issued)), Met: true, Command: command})

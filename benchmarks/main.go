@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/internal/cli"
 )
 
 const command = "go run ./benchmarks"
@@ -80,11 +81,8 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
-		if h, ok := errors.AsType[interface {
-			error
-			Hint() string
-		}](err); ok {
-			fmt.Fprintln(os.Stderr, "hint:", h.Hint())
+		if hint := cli.HintOf(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "hint:", hint)
 		}
 		os.Exit(1)
 	}
@@ -153,11 +151,12 @@ func isMeasure(name string) bool {
 // mostFall is how much of its recorded value a ratio has to keep.
 const mostFall = 0.85
 
-// fallen returns the lines with a target whose ratio is less than it may be.
+// fallen returns the lines with a target whose ratio is less than it may be, or
+// is not there any more.
 func fallen(recorded summary, measured []Result) (list []Result) {
 	for _, r := range measured {
 		i := slices.IndexFunc(recorded, func(old Result) bool { return old.ID == r.ID })
-		if i >= 0 && r.Target != "" && r.Ratio < mostFall*recorded[i].Ratio {
+		if i >= 0 && recorded[i].Target != "" && r.Ratio < mostFall*recorded[i].Ratio {
 			list = append(list, r)
 		}
 	}

@@ -36,7 +36,7 @@ var units = []unit{
 	{"bytes", "B", 1}, {"kilobytes", "B", 1e3}, {"megabytes a second", "B/s", 1e6}, {"megabytes", "B", 1e6},
 	{"allocations", "allocs/op", 1}, {"certificates a second", "cert/s", 1}, {"certificates", "cert/s", 1},
 	{"N:C a second", "cert/s", 1}, {"whole enrolments a second", "enrolments/s", 1}, {"handshakes a second", "handshakes/s", 1},
-	{"connections a second", "conns/s", 1}, {"the same", "cert/s", 1}, {"the exponent", "exponent", 1},
+	{"connections a second", "conns/s", 1}, {"the exponent", "exponent", 1},
 	{"goroutines", "left", 1}, {"descriptors", "left", 1}, {"sessions", "left", 1}, {"requests lost", "lost", 1}, {"enrolments that failed", "lost", 1},
 	{"not measured", "", 0},
 }

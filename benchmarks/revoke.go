@@ -51,6 +51,10 @@ func revocations() (results []Result, err error) {
 		if out, err := exec.Command("cp", fleet, filepath.Join(c.dir, "chancery.db")).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("%w: %s", err, out)
 		}
+		// What the one before it has anchored is of a database that is no more.
+		if err := os.RemoveAll(filepath.Join(c.dir, "anchor")); err != nil {
+			return nil, err
+		}
 		lines, err := c.revokeAll(what.id, what.object, file, nodes)
 		if err != nil {
 			return nil, err
@@ -149,7 +153,7 @@ func (c *coordinator) exported(nodes int) (results []Result, err error) {
 		args     []string
 	}{
 		{"revoke-x509", fmt.Sprintf("seconds to export an X.509 CRL of %d", nodes), nil},
-		{"revoke-x509-partition", "the same, of one partition", []string{"--partition", "0"}},
+		{"revoke-x509-partition", "seconds to export one partition of it", []string{"--partition", "0"}},
 	} {
 		var done struct{ Revoked, Bytes int }
 		began := time.Now()

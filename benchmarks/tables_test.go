@@ -126,9 +126,11 @@ func TestFigure(t *testing.T) {
 // no target, is not.
 func TestFallen(t *testing.T) {
 	recorded := summary{{ID: "a", Ratio: 10, Target: ">= 1"}, {ID: "b", Ratio: 10, Target: ">= 1"}, {ID: "c", Ratio: 10}, {ID: "d", Ratio: 10, Target: ">= 1"}}
-	now := []Result{{ID: "a", Ratio: 8.6, Target: ">= 1"}, {ID: "b", Ratio: 8.4, Target: ">= 1"}, {ID: "c", Ratio: 1}, {ID: "d", Ratio: 100, Target: ">= 1"}, {ID: "new", Ratio: 1, Target: ">= 1"}}
+	now := []Result{{ID: "a", Ratio: 8.6, Target: ">= 1"}, {ID: "b", Ratio: 8.4, Target: ">= 1"}, {ID: "c", Ratio: 1}, {ID: "d", Ratio: 100, Target: ">= 1"}, {ID: "new", Ratio: 1, Target: ">= 1"},
+		absent("gone", os.ErrNotExist)}
+	recorded = append(recorded, Result{ID: "gone", Ratio: 10, Target: ">= 1"})
 	got := fallen(recorded, now)
-	if len(got) != 1 || got[0].ID != "b" {
+	if len(got) != 2 || got[0].ID != "b" || got[1].ID != "gone" {
 		t.Errorf("%v", got)
 	}
 }

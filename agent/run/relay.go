@@ -97,6 +97,9 @@ func (a *agent) dialler() forward.Dialer {
 				return s, nil
 			}
 			failed = err
+			// The next one asks first: what does not answer may take all the time
+			// that there is.
+			last.CompareAndSwap(held, nil)
 		}
 		address, err := a.resolve(ctx, name)
 		if err != nil {

@@ -81,8 +81,11 @@ func (d *secretDiscovery) StreamSecrets(stream secret.SecretDiscoveryService_Str
 		case s.svid = <-changes:
 			s.due = true
 		case r := <-requests:
+			if _, err := d.allowed(ctx, "StreamSecrets"); err != nil {
+				return err
+			}
 			if r.ErrorDetail != nil {
-				d.Logger.Warn("Envoy does not take its secrets", "error", r.ErrorDetail.Message)
+				d.Logger.Warn("Envoy does not take its secrets", "error", fmt.Sprintf("%.200q", r.ErrorDetail.Message))
 			}
 			s.ask(r)
 		}

@@ -179,6 +179,16 @@ func TestSecretsRefused(t *testing.T) {
 	wantCode(t, "no rule", err, codes.PermissionDenied)
 	n.denied.Store(false)
 
+	// Nor who has a stream already and asks for more.
+	e = n.envoy()
+	e.ask("ROOTCA")
+	e.want(n.svid, "ROOTCA")
+	n.denied.Store(true)
+	e.ask("ROOTCA", "default")
+	_, err = e.stream.Recv()
+	wantCode(t, "no rule any more", err, codes.PermissionDenied)
+	n.denied.Store(false)
+
 	n.set(nil, errNone)
 	e = n.envoy()
 	_, err = e.stream.Recv()

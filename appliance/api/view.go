@@ -11,6 +11,7 @@ import (
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/appliance/store"
 	"github.com/chancery-pki/chancery/hsm"
+	"github.com/chancery-pki/chancery/internal/cli"
 	"github.com/chancery-pki/chancery/merkle"
 )
 
@@ -106,12 +107,7 @@ func tokenStatus(list []hsm.Status) []TokenStatus {
 		}
 		if s.Err != nil {
 			t.Error = s.Err.Error()
-			if h, ok := errors.AsType[interface {
-				error
-				Hint() string
-			}](s.Err); ok {
-				t.Hint = h.Hint()
-			}
+			t.Hint = cli.HintOf(s.Err)
 		}
 		out = append(out, t)
 	}

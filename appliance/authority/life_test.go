@@ -2,6 +2,7 @@ package authority_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -213,6 +214,43 @@ func TestRevokedBeforeAppend(t *testing.T) {
 	}
 	if row := w.intakeRow(answer); row.State != store.IntakeRefused || row.Reason != "node revoked" {
 		t.Errorf("the intake is %s: %q", row.State, row.Reason)
+	}
+	w.Check()
+}
+
+// Who gives up while the token is busy applies anew, and finds neither his join
+// token used nor a certificate that nobody fetched.
+func TestGivenUpBeforeAppend(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("edge-1", false)
+	answer := w.connect(n)
+	sub := n.Submission(answer)
+	release := w.CA.Hold()
+	defer release()
+	asked := len(w.CA.Asked())
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := w.Ledger.Checkpoint(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	w.eventually("CA:SK is busy", func() bool { return len(w.CA.Asked()) > asked })
+	ctx, giveUp := context.WithCancel(t.Context())
+	submitted := make(chan error, 1)
+	go func() {
+		_, err := w.Authority.Submit(ctx, w.intake(answer), sub)
+		submitted <- err
+	}()
+	time.Sleep(200 * time.Millisecond) // or it gives up before it is in line, and the test says less
+	giveUp()
+	if err := <-submitted; !errors.Is(err, context.Canceled) {
+		t.Errorf("who gave up: %v", err)
+	}
+	release()
+	all.Wait()
+	w.enrol(n)
+	if row := w.intakeRow(answer); row.State != store.IntakeOpen || w.Ledger.Size() != 1 {
+		t.Errorf("the intake that was given up is %s; the log has %d entries", row.State, w.Ledger.Size())
 	}
 	w.Check()
 }

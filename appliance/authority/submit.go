@@ -251,7 +251,7 @@ func (a *Authority) verdict(ctx context.Context, in *store.Intake) (*chancery.Ve
 // together with its submission. Whoever is second finds an approved intake issued
 // and reads the certificate; of an open one he is told errSettled.
 func (a *Authority) issue(ctx context.Context, in *store.Intake) (*chancery.Verdict, error) {
-	nc, err := a.Ledger.Issue(ctx, &request{a: a, in: in})
+	nc, err := a.Ledger.Issue(ctx, &request{ctx: ctx, a: a, in: in})
 	if err == nil {
 		return &chancery.Verdict{Status: chancery.VerdictIssued, NC: nc}, nil
 	}
@@ -286,12 +286,13 @@ func (a *Authority) issue(ctx context.Context, in *store.Intake) (*chancery.Verd
 // errSettled means that an intake is not waiting to be issued any more.
 var errSettled = errors.New("intake is settled")
 
-// A notSubmittedError is why an open intake was not submitted. Nothing of it was
-// noted.
+// A notSubmittedError is why an open intake was not submitted: it is open still,
+// or was somebody else's before.
 type notSubmittedError struct{ error }
 
 // A request is an intake on its way into the log.
 type request struct {
+	ctx       context.Context // of who waits
 	a         *Authority
 	in        *store.Intake // as it was submitted, or is to be; nothing but its state has changed since
 	notBefore time.Time     // of the last Prepare
@@ -302,7 +303,13 @@ type request struct {
 func (r *request) Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject, error) {
 	in, f := r.in, &r.in.Facts
 	if in.State == store.IntakeOpen {
-		if err := submit(tx, in, store.IntakeApproved); err != nil {
+		// Who has given up asks whether the intake is open still, and applies
+		// anew if it is.
+		err := r.ctx.Err()
+		if err == nil {
+			err = submit(tx, in, store.IntakeApproved)
+		}
+		if err != nil {
 			return nil, &notSubmittedError{err}
 		}
 	} else if state, err := tx.IntakeState(in.ID); err != nil {

@@ -19,7 +19,9 @@ type Request interface {
 	// Prepare is called inside the transaction that appends the entry. It
 	// checks once more that the certificate may be issued (a revocation may
 	// have come in between) and returns what it is to say; notBefore is the
-	// time of the append. An error refuses this request and no other.
+	// time of the append. An error refuses this request and no other; what
+	// Prepare wrote until then stays, as it does if the certificate is refused
+	// afterwards.
 	Prepare(tx *store.Tx, notBefore time.Time) (*chancery.Subject, error)
 	// Appended is called in the same transaction with the entry's place. An
 	// error fails the whole batch.

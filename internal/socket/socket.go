@@ -36,8 +36,11 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 
 // left tells whether a path is a socket at which nobody listens.
 func left(path string) bool {
-	if c, err := net.Dial("unix", path); err == nil {
+	c, err := net.Dial("unix", path)
+	if err == nil {
 		c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) { // EAGAIN is somebody who is busy
 		return false
 	}
 	info, err := os.Lstat(path)

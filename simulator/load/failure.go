@@ -7,6 +7,7 @@ import (
 
 	"github.com/chancery-pki/chancery"
 	"github.com/chancery-pki/chancery/agent/join"
+	"github.com/chancery-pki/chancery/internal/cli"
 )
 
 // A Failure is what went wrong, and how often.
@@ -70,12 +71,7 @@ func failure(err error) Failure {
 		}
 		return f
 	}
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		f.Hint = h.Hint()
-	}
+	f.Hint = cli.HintOf(err)
 	check, checked := errors.AsType[*checkError](err)
 	_, refused := errors.AsType[*join.RefusedError](err)
 	_, isAway := errors.AsType[*awayError](err)
