@@ -12,10 +12,11 @@ import (
 
 // documents have tables of the summary in them, between markers that say which
 // lines these are: "<!-- lines crl-load crl-delta -->" to "<!-- end -->".
-// "worse" instead of "lines" has of those only the lines where ours is worse.
+// "only" instead of "lines" has just the lines of these ids, and "worse" of all
+// those where ours is worse.
 var documents = []string{filepath.Join("benchmarks", "README.md"), "README.md", filepath.Join("docs", "performance.md")}
 
-var marked = regexp.MustCompile(`(?s)<!-- (lines|worse) ([a-z0-9 .-]+) -->\n.*?<!-- end -->`)
+var marked = regexp.MustCompile(`(?s)<!-- (lines|only|worse) ([a-z0-9 .-]+) -->\n.*?<!-- end -->`)
 
 // writeTables writes the tables of all documents anew.
 func (s summary) writeTables() error {
@@ -42,7 +43,7 @@ func (s summary) writeTables() error {
 func (s summary) tables(document []byte) (out []byte, err error) {
 	out = marked.ReplaceAllFunc(document, func(table []byte) []byte {
 		m := marked.FindSubmatch(table)
-		rows, failed := s.rows(string(m[1]) == "worse", strings.Fields(string(m[2])))
+		rows, failed := s.rows(string(m[1]), strings.Fields(string(m[2])))
 		if failed != nil {
 			err = failed
 		}
@@ -52,18 +53,19 @@ func (s summary) tables(document []byte) (out []byte, err error) {
 }
 
 // rows is the table of the lines that are called by these names, in the order
-// of the names; a name means all whose ids begin with it.
-func (s summary) rows(worse bool, names []string) (string, error) {
+// of the names; a name means all whose ids begin with it, unless they are to be
+// the only ones.
+func (s summary) rows(kind string, names []string) (string, error) {
 	var b strings.Builder
 	b.WriteString("| | ours | beside | | ratio | target |\n|---|---|---|---|---|---|\n")
 	for _, name := range names {
 		found := false
 		for _, r := range s {
-			if r.ID != name && !strings.HasPrefix(r.ID, name+"-") {
+			if r.ID != name && (kind == "only" || !strings.HasPrefix(r.ID, name+"-")) {
 				continue
 			}
 			found = true
-			if worse && (r.Ratio >= 1 || r.Beside == 0) {
+			if kind == "worse" && (r.Ratio >= 1 || r.Beside == 0) {
 				continue
 			}
 			target := r.Target
