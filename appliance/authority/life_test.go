@@ -190,16 +190,9 @@ func TestRevokedBeforeAppend(t *testing.T) {
 	n.Token = nil
 	answer := w.connectOver(renewal(nc, w.Pointer.FleetID()), n)
 	sub := n.Submission(answer)
-	release := w.CA.Hold()
+	release := w.occupy()
 	defer release()
-	asked := len(w.CA.Asked())
 	var all sync.WaitGroup
-	all.Go(func() {
-		if err := w.Ledger.Checkpoint(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
-	w.eventually("CA:SK is busy", func() bool { return len(w.CA.Asked()) > asked })
 	all.Go(func() {
 		if v := w.submit(answer, sub); v.Status != chancery.VerdictRefused || v.NC != nil {
 			t.Errorf("verdict %+v", v)
@@ -225,16 +218,8 @@ func TestGivenUpBeforeAppend(t *testing.T) {
 	n := w.node("edge-1", false)
 	answer := w.connect(n)
 	sub := n.Submission(answer)
-	release := w.CA.Hold()
+	release := w.occupy()
 	defer release()
-	asked := len(w.CA.Asked())
-	var all sync.WaitGroup
-	all.Go(func() {
-		if err := w.Ledger.Checkpoint(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
-	w.eventually("CA:SK is busy", func() bool { return len(w.CA.Asked()) > asked })
 	ctx, giveUp := context.WithCancel(t.Context())
 	submitted := make(chan error, 1)
 	go func() {
@@ -247,7 +232,6 @@ func TestGivenUpBeforeAppend(t *testing.T) {
 		t.Errorf("who gave up: %v", err)
 	}
 	release()
-	all.Wait()
 	w.enrol(n)
 	if row := w.intakeRow(answer); row.State != store.IntakeOpen || w.Ledger.Size() != 1 {
 		t.Errorf("the intake that was given up is %s; the log has %d entries", row.State, w.Ledger.Size())

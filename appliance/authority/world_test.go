@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -93,6 +94,22 @@ func (w *world) enrol(n *appliancetest.Node) *chancery.Certificate {
 	w.t.Helper()
 	answer := w.connect(n)
 	return w.issued(w.submit(answer, n.Submission(answer)))
+}
+
+// occupy has CA:SK sign a checkpoint, which ends when release is called.
+func (w *world) occupy() (release func()) {
+	w.t.Helper()
+	let := w.CA.Hold()
+	asked := len(w.CA.Asked())
+	done := make(chan error, 1)
+	go func() { done <- w.Ledger.Checkpoint(w.t.Context()) }()
+	w.eventually("CA:SK is busy", func() bool { return len(w.CA.Asked()) > asked })
+	return sync.OnceFunc(func() {
+		let()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+	})
 }
 
 // issued returns the N:C of a verdict.
