@@ -78,20 +78,11 @@ coordinator that runs, and leaves nothing behind.`, Args: cobra.NoArgs, RunE: fu
 		case each <= 0:
 			return cli.Usage("", "--time %s must be above 0", each)
 		}
-		var config Config
-		if model != "" {
-			if choice.uri != "" {
-				return cli.Usage("", "--hsm and --device-model exclude each other")
-			}
-			var remove func() error
-			config, a.data, remove, err = trialDevice(model, keyX509)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, remove()) }()
-		} else if config, err = choice.one(a.data, keyX509); err != nil {
+		config, remove, err := a.benched(&choice, model, keyX509)
+		if err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, remove()) }()
 		s, err := a.measure(c.Context(), &config, nodes, life, each)
 		if err != nil {
 			return err

@@ -75,20 +75,11 @@ all that wait. It competes with a coordinator that runs.`, Args: cobra.NoArgs, R
 		} else if !slices.Contains(keyNames, key) {
 			return cli.Usage("keys are "+strings.Join(keyNames, ", ")+", and all that a URI names: --key pkcs11:object=LABEL", "--key: no key is called %q", key)
 		}
-		var config Config
-		if model != "" {
-			if choice.uri != "" {
-				return cli.Usage("", "--hsm and --device-model exclude each other")
-			}
-			var remove func() error
-			config, a.data, remove, err = trialDevice(model, key)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, remove()) }()
-		} else if config, err = choice.one(a.data, key); err != nil {
+		config, remove, err := a.benched(&choice, model, key)
+		if err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, remove()) }()
 		if key != name {
 			if model != "" {
 				return cli.Usage("", "--key with a URI and --device-model exclude each other")
@@ -111,6 +102,20 @@ all that wait. It competes with a coordinator that runs.`, Args: cobra.NoArgs, R
 	c.Flags().DurationVar(&each, "time", 3*time.Second, "how long to measure with each")
 	c.Flags().StringVar(&model, "device-model", "", "measure a SoftHSM with the speed of a device: "+deviceModels())
 	return c
+}
+
+// benched is the token that is to be measured: the chosen one, or with a model
+// one that remove removes.
+func (a *app) benched(choice *tokenChoice, model, key string) (config Config, remove func() error, err error) {
+	if model == "" {
+		config, err = choice.one(a.data, key)
+		return config, func() error { return nil }, err
+	}
+	if choice.uri != "" {
+		return config, nil, cli.Usage("", "--hsm and --device-model exclude each other")
+	}
+	config, a.data, remove, err = trialDevice(model, key)
+	return config, remove, err
 }
 
 func (a *app) bench(ctx context.Context, config *Config, key string, counts []int, each time.Duration) (*benchResult, error) {

@@ -67,6 +67,16 @@ func (l *lister) list(previous *chancery.CRL, issued uint64, revoked []uint64) (
 	return c, nil
 }
 
+// scatteredList makes a lister and its first list, of so many scattered indexes.
+func scatteredList(issued, revoked uint64) (l *lister, c *chancery.CRL, indexes []uint64, err error) {
+	if l, err = newLister(); err != nil {
+		return nil, nil, nil, err
+	}
+	indexes = scattered(issued, revoked)
+	c, err = l.list(nil, issued, indexes)
+	return l, c, indexes, err
+}
+
 // bodySize returns how many bytes of a list are its body, and how many are not:
 // the body of a list without revocations is a byte for each block of 65536.
 func (l *lister) bodySize(issued uint64, revoked []uint64) (body, head int, err error) {
@@ -190,12 +200,7 @@ func crlSize() (results []Result, err error) {
 func crlLoad() ([]Result, error) {
 	issued, revoked := uint64(sized(1e8, 1e7)), uint64(sized(1e6, 1e5))
 	what := fmt.Sprintf("%d revoked of %d", revoked, issued)
-	l, err := newLister()
-	if err != nil {
-		return nil, err
-	}
-	indexes := scattered(issued, revoked)
-	c, err := l.list(nil, issued, indexes)
+	l, c, indexes, err := scatteredList(issued, revoked)
 	if err != nil {
 		return nil, err
 	}

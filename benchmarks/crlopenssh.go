@@ -21,12 +21,7 @@ func crlOpenSSH() (results []Result, err error) {
 	const command = command + " crl-openssh"
 	issued, revoked := uint64(1e7), uint64(sized(1e5, 1e4))
 	what := fmt.Sprintf("%d revoked of %d", revoked, issued)
-	l, err := newLister()
-	if err != nil {
-		return nil, err
-	}
-	indexes := scattered(issued, revoked)
-	c, err := l.list(nil, issued, indexes)
+	l, c, indexes, err := scatteredList(issued, revoked)
 	if err != nil {
 		return nil, err
 	}

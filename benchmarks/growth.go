@@ -180,12 +180,7 @@ func each(n int, run func(i int) error) (float64, error) {
 
 // grownLists measures lookup, load and delta.
 func grownLists(n int) (costs []comparison, err error) {
-	l, err := newLister()
-	if err != nil {
-		return nil, err
-	}
-	indexes := scattered(uint64(n), uint64(n/100))
-	c, err := l.list(nil, uint64(n), indexes)
+	l, c, indexes, err := scatteredList(uint64(n), uint64(n/100))
 	if err != nil {
 		return nil, err
 	}

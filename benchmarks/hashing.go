@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,7 +72,10 @@ func hashing() (results []Result, err error) {
 			limit[i] = ns * float64(blocks(k.bytes))
 		}
 		a, b := median(k.ns), median(limit)
-		allocs := allocated(k.run)
+		allocs, err := allocations(n, func() error { k.run(); return nil })
+		if err != nil {
+			return nil, err
+		}
 		results = append(results, Result{ID: "hashing-" + k.id, What: k.what, Ours: a, Beside: b, Peer: fmt.Sprintf("%d blocks of a single stream of 64 KiB", blocks(k.bytes)), Ratio: b / a,
 			Met: true, Command: command}.of(k.ns, limit),
 			within("hashing-"+k.id+"-allocations", "allocations for it", allocs, 0))
@@ -89,18 +91,6 @@ func hashing() (results []Result, err error) {
 	}
 	tree, err := treeBuilding(command)
 	return append(results, tree...), err
-}
-
-// allocated is how many allocations one run makes.
-func allocated(run func()) float64 {
-	const n = 1000
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range n {
-		run()
-	}
-	runtime.ReadMemStats(&after)
-	return float64((after.Mallocs - before.Mallocs) / n)
 }
 
 var opensslSpeed = regexp.MustCompile(`(?m)^\+F:\d+:[^:]*:([0-9.]+)`)
@@ -140,9 +130,9 @@ func treeBuilding(command string) ([]Result, error) {
 		began := time.Now()
 		leaves := make([]merkle.Hash, len(entries))
 		var group sync.WaitGroup
-		for part := range slices.Chunk(indexesOf(len(entries)), len(entries)/processors) {
+		for p := range processors {
 			group.Go(func() {
-				for _, i := range part {
+				for i := len(entries) * p / processors; i < len(entries)*(p+1)/processors; i++ {
 					leaves[i] = merkle.HashLeaf(entries[i])
 				}
 			})
@@ -175,12 +165,4 @@ func treeBuilding(command string) ([]Result, error) {
 	a, b := median(two), median(one)
 	return []Result{Result{ID: "hashing-tree", What: fmt.Sprintf("milliseconds to build a tree of %d entries, leaves by two processors", len(entries)), Ours: a, Beside: b, Peer: "all by one",
 		Ratio: b / a, Met: true, Command: command}.of(two, one)}, nil
-}
-
-func indexesOf(n int) []int {
-	list := make([]int, n)
-	for i := range list {
-		list[i] = i
-	}
-	return list
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,8 +39,7 @@ func (p published) install() (string, error) {
 	cmd.Dir = os.TempDir() // no module's
 	cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return "", fmt.Errorf("%s: %w: %s", p.name(), err, lines[len(lines)-1])
+		return "", fmt.Errorf("%s: %w: %s", p.name(), err, lastLine(out))
 	}
 	return program, nil
 }
@@ -51,8 +49,13 @@ func buildPeer(dir, name string) (string, error) {
 	program := filepath.Join(dir, name)
 	cmd := exec.Command("go", "build", "-C", filepath.Join("benchmarks", "peers", name), "-o", program, ".")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return "", errors.Join(err, errors.New(lines[len(lines)-1]))
+		return "", fmt.Errorf("%s: %w: %s", name, err, lastLine(out))
 	}
 	return program, nil
+}
+
+// lastLine is where the go command says what went wrong.
+func lastLine(out []byte) string {
+	text := strings.TrimSpace(string(out))
+	return text[strings.LastIndexByte(text, '\n')+1:]
 }

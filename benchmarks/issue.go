@@ -29,16 +29,16 @@ const (
 
 // A rival issues with a signature of the token for each certificate.
 type rival struct {
-	id, peer, name string
-	https          bool // is held against whole enrolments over HTTPS
+	peer, name string
+	https      bool // is held against whole enrolments over HTTPS
 }
 
 var rivals = []rival{
-	{"crypto11", "crypto11", "ThalesGroup/crypto11 and x509.CreateCertificate", false},
-	{"pkcs11", "pkcs11", "miekg/pkcs11 and x509.CreateCertificate", false},
-	{"bare", "bare", "miekg/pkcs11 and a template of bytes, signatures not verified", false},
-	{"cfssl", "cfssl", "cfssl v1.6.5, its signer", false},
-	{"step-ca", "step-ca", stepCA.name() + ", over HTTPS", true},
+	{"crypto11", "ThalesGroup/crypto11 and x509.CreateCertificate", false},
+	{"pkcs11", "miekg/pkcs11 and x509.CreateCertificate", false},
+	{"bare", "miekg/pkcs11 and a template of bytes, signatures not verified", false},
+	{"cfssl", "cfssl v1.6.5, its signer", false},
+	{"step-ca", stepCA.name() + ", over HTTPS", true},
 }
 
 // issuing compares how many certificates a second there are with tokens of
@@ -72,7 +72,7 @@ func issuing() (results []Result, err error) {
 		plot.add("whole enrolments over HTTPS", true, x, own.https)
 		last = own
 		for _, r := range rivals {
-			id, ours, what := "issue-"+b.name()+"-"+r.id, own.ledger, b.what()
+			id, ours, what := "issue-"+b.name()+"-"+r.peer, own.ledger, b.what()
 			if r.https {
 				ours, what = own.https, fmt.Sprintf("whole enrolments a second over HTTPS, evidence of a TPM included, %d connections, with %s", httpsClients, b.tokenName())
 			}

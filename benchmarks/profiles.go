@@ -128,18 +128,8 @@ func evidences() (func() error, error) {
 	return repeated(8000, func(int) error { return s.judge() }), nil
 }
 
-// heldList is a list of 1 % of ten million.
-func heldList() (l *lister, c *chancery.CRL, err error) {
-	const issued, revoked = 1e7, 1e5
-	if l, err = newLister(); err != nil {
-		return nil, nil, err
-	}
-	c, err = l.list(nil, issued, scattered(issued, revoked))
-	return l, c, err
-}
-
 func crlLoads() (func() error, error) {
-	l, c, err := heldList()
+	l, c, _, err := scatteredList(1e7, 1e5)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +141,7 @@ func crlLoads() (func() error, error) {
 }
 
 func crlDeltas() (func() error, error) {
-	l, c, err := heldList()
+	l, c, indexes, err := scatteredList(1e7, 1e5)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +149,7 @@ func crlDeltas() (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	deltas, _, _, err := l.deltas(c, 1e7, scattered(1e7, 1e5), 1000, sized(500, 50))
+	deltas, _, _, err := l.deltas(c, 1e7, indexes, 1000, sized(500, 50))
 	if err != nil {
 		return nil, err
 	}

@@ -11,22 +11,29 @@ import (
 	"github.com/chancery-pki/chancery/agent/internal/testcoordinator"
 )
 
-// A peer is looked for in the configuration first, at the coordinator then,
-// and what it said last is good while it is away.
-func TestResolve(t *testing.T) {
-	c := testcoordinator.New(t, testcoordinator.Options{})
-	one, two := enrol(t, c, "edge-1"), enrol(t, c, "edge-2")
+// newLooking is an agent of edge-1, whose loops do not run, and edge-2 at work.
+func newLooking(t *testing.T) (c *testcoordinator.Coordinator, one, two *machine, a *agent) {
+	t.Helper()
+	c = testcoordinator.New(t, testcoordinator.Options{})
+	one, two = enrol(t, c, "edge-1"), enrol(t, c, "edge-2")
 	two.startReady()
 	dir := one.open()
-	defer dir.Close()
+	t.Cleanup(func() { dir.Close() })
 	a, err := open(dir, one.options())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.close()
+	t.Cleanup(func() { a.close() })
 	if err := a.keepSession(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return c, one, two, a
+}
+
+// A peer is looked for in the configuration first, at the coordinator then,
+// and what it said last is good while it is away.
+func TestResolve(t *testing.T) {
+	c, one, two, a := newLooking(t)
 	resolve := func(name, want string) {
 		t.Helper()
 		if got, err := a.resolve(t.Context(), name); got != want || (err == nil) != (want != "") {
@@ -111,19 +118,7 @@ func serveDNS(l net.PacketConn, name []byte, ip net.IP) {
 // A forward asks for the address once, and again when the node is not there any
 // more. What the configuration says comes first, whenever it is said.
 func TestDiallerAsksOnce(t *testing.T) {
-	c := testcoordinator.New(t, testcoordinator.Options{})
-	one, two := enrol(t, c, "edge-1"), enrol(t, c, "edge-2")
-	two.startReady()
-	dir := one.open()
-	defer dir.Close()
-	a, err := open(dir, one.options())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.close()
-	if err := a.keepSession(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c, one, two, a := newLooking(t)
 	one.eventually("the coordinator has heard of edge-2", func() bool {
 		_, err := a.resolve(t.Context(), "edge-2")
 		return err == nil

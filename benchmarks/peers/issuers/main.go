@@ -13,8 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 )
@@ -35,11 +33,8 @@ type job struct {
 
 // A result is what came of it.
 type result struct {
-	Version      string  `json:"version"`
 	Certificates int     `json:"certificates"`
 	Seconds      float64 `json:"seconds"`
-	P50          float64 `json:"p50_ms"`
-	P99          float64 `json:"p99_ms"`
 }
 
 // An issuer certifies a key under a name, and returns the certificate, DER.
@@ -52,17 +47,13 @@ type request struct {
 	body []byte // of step-ca: what is posted
 }
 
-// issuers are the peers, by name: how they are opened, and which module's
-// version they have.
-var issuers = map[string]struct {
-	open   func(j *job, ca *x509.Certificate, requests []*request) (issuer, error)
-	module string
-}{
-	"crypto11": {openCrypto11, "github.com/ThalesGroup/crypto11"},
-	"bare":     {openBare, "github.com/miekg/pkcs11"},
-	"pkcs11":   {openPKCS11, "github.com/miekg/pkcs11"},
-	"cfssl":    {openCFSSL, "github.com/cloudflare/cfssl"},
-	"step-ca":  {openStepCA, ""},
+// issuers are the peers, by name, and how they are opened.
+var issuers = map[string]func(j *job, ca *x509.Certificate, requests []*request) (issuer, error){
+	"crypto11": openCrypto11,
+	"bare":     openBare,
+	"pkcs11":   openPKCS11,
+	"cfssl":    openCFSSL,
+	"step-ca":  openStepCA,
 }
 
 func main() {
@@ -80,7 +71,7 @@ func run() error {
 	if j.Peer == makeCA {
 		return makeOwn(&j)
 	}
-	peer, ok := issuers[j.Peer]
+	open, ok := issuers[j.Peer]
 	if !ok {
 		return fmt.Errorf("no peer is called %q", j.Peer)
 	}
@@ -99,7 +90,7 @@ func run() error {
 			return err
 		}
 	}
-	issue, err := peer.open(&j, ca, requests)
+	issue, err := open(&j, ca, requests)
 	if err != nil {
 		return err
 	}
@@ -124,17 +115,12 @@ func run() error {
 			return errors.New("a certificate is for another key")
 		}
 	}
-	r.Version = versionOf(peer.module)
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
 // measure issues until the time is over, or all have theirs.
 func measure(j *job, issue issuer, requests []*request) (r result, issued [][]byte, err error) {
-	type done struct {
-		der  []byte
-		took time.Duration
-	}
-	all := make([]done, len(requests))
+	issued = make([][]byte, len(requests))
 	var mu sync.Mutex // guards next and err
 	next := 0
 	take := func() int {
@@ -155,9 +141,8 @@ func measure(j *job, issue issuer, requests []*request) (r result, issued [][]by
 				if i < 0 {
 					return
 				}
-				start := time.Now()
 				der, failed := issue(requests[i])
-				all[i] = done{der, time.Since(start)}
+				issued[i] = der
 				if failed != nil {
 					mu.Lock()
 					err = failed
@@ -172,28 +157,8 @@ func measure(j *job, issue issuer, requests []*request) (r result, issued [][]by
 	if err != nil {
 		return r, nil, err
 	}
-	var ms []float64
-	for _, d := range all[:next] {
-		issued = append(issued, d.der)
-		ms = append(ms, float64(d.took.Microseconds())/1000)
-	}
-	if len(ms) == 0 {
+	if r.Certificates = next; next == 0 {
 		return r, nil, errors.New("nothing was issued")
 	}
-	slices.Sort(ms)
-	r.Certificates, r.P50, r.P99 = len(ms), ms[len(ms)/2], ms[len(ms)*99/100]
-	return r, issued, nil
-}
-
-// versionOf is the version of a module that this program has.
-func versionOf(module string) string {
-	info, ok := debug.ReadBuildInfo()
-	if ok {
-		for _, d := range info.Deps {
-			if d.Path == module {
-				return d.Version
-			}
-		}
-	}
-	return ""
+	return r, issued[:next], nil
 }
